@@ -1,0 +1,37 @@
+"""parle: coupled replicas of a neural network that speak to each other rarely."""
+
+import importlib
+
+_HOMES = {
+    "parle.algorithm": ["Algorithm"],
+    "parle.algorithms": [
+        "ALGORITHMS",
+        "DataParallel",
+        "ElasticSGD",
+        "EntropySGD",
+        "LocalSGD",
+        "Parle",
+        "ParleDev2017",
+        "ParleRelease2018",
+        "PlainSGD",
+    ],
+    "parle.communicators": ["Communicator", "InProcess", "Metered"],
+    "parle.errors": ["ConfigError", "DivergedError", "JoinError", "ParleError", "SetupError"],
+    "parle.replicas": ["Replicas", "join"],
+    "parle.schedules": ["Ramp", "Schedule", "Scoping", "Steps"],
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__version__ = "0.1.0"
+__all__ = ["__version__", *sorted(_HOME_OF)]
+
+
+def __getattr__(name: str):
+    """Import a public name when it is first used, so that `parle --help` need not import torch."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'parle' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,141 @@
+"""What an algorithm is: the verbs and their defaults, which are model averaging.
+
+    every step     force -> the user's own optimizer step -> track
+    every round    propose -> (the communicator averages) -> merge -> adopt
+
+An algorithm is a frozen dataclass of hyper-parameters. It holds no tensor and knows no rank, device, epoch, model or
+transport. `r` holds the vectors of one or more replicas, one row each: `r.params` has shape (replicas, N), `r.reference` (N,).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from parle import schedules
+from parle.errors import ConfigError, did_you_mean
+from parle.schedules import Schedule
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from parle.vectors import Vectors
+
+
+def setting(default, meaning: str, *, above=None, at_least=None, below=None, whole=False, choices=None, clip=None, rate=False):
+    """A hyper-parameter of an algorithm: its default, its meaning for `parle explain`, and the values that it may take.
+
+    `clip` is the value at which the paper's scoping stops; `rate` says that the paper ties it to the learning rate.
+    Both tell the command line which schedule to give it where the user gives none.
+    """
+    limits = dict(above=above, at_least=at_least, below=below, whole=whole, choices=choices, clip=clip, rate=rate)
+    return dataclasses.field(default=default, metadata={"meaning": meaning, **limits})
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A coupling between replicas: what each adds to its steps, brings to a round, and takes from it.
+
+    Override the verbs that differ from model averaging. Assigning to an attribute of `r` or `shared` writes into the
+    vector of that name, or adds it in `start` and `start_shared`.
+    """
+
+    period: int | Schedule = setting(1, "steps between two rounds", at_least=1, whole=True)
+
+    paper: ClassVar[str] = ""
+    special_cases: ClassVar[tuple[str, ...]] = ()
+    vectors_sent: ClassVar[int] = 1  # N-vectors that a replica brings to a round
+    partial_rounds: ClassVar[bool] = True  # may a round close without all replicas?
+    single: ClassVar[bool] = False  # for one replica only
+    round_before_step: ClassVar[bool] = False  # the round is held on r.gradient, before the optimizer steps
+    fixed_inner_rate: ClassVar[bool] = False  # the inner learning rate keeps its initial value
+
+    def start(self, r: Vectors) -> None:
+        """Add the replicas' own vectors, shape (replicas, N)."""
+
+    def start_shared(self, shared: Vectors) -> None:
+        """Add vectors that exist once, shape (N,)."""
+
+    def force(self, r: Vectors) -> Tensor | None:
+        """The term added to the gradient at every step, before the optimizer, shape (replicas, N); None for none."""
+        return None
+
+    def track(self, r: Vectors) -> None:
+        """Follow the replicas after every step of the optimizer."""
+
+    def propose(self, r: Vectors) -> Tensor:
+        """What the replicas bring to a round, shape (replicas, N); it may be one of their own vectors."""
+        return r.params - r.reference
+
+    def merge(self, shared: Vectors, mean: Tensor) -> Tensor:
+        """The next reference, shape (N,), from the mean of `shared.count` proposals. `mean` may be overwritten."""
+        return mean.add_(shared.reference)
+
+    def adopt(self, r: Vectors, reference: Tensor) -> None:
+        """Take the merged vector, shape (N,), into the replicas."""
+        r.params.copy_(reference.expand_as(r.params))
+
+    def solution(self, r: Vectors) -> Tensor:
+        """The vector to evaluate and ship, shape (N,), or each replica's share in it, (replicas, N), to be averaged."""
+        return r.reference
+
+    def caution(self) -> str | None:
+        """A warning about these numbers, where the mathematics gives one."""
+        return None
+
+    def at(self, round: int) -> Algorithm:
+        """This algorithm with every schedule replaced by its number in that round."""
+        moving = {f.name: schedules.at(getattr(self, f.name), round) for f in dataclasses.fields(self) if callable(getattr(self, f.name))}
+        if not moving:
+            return self
+        try:
+            return dataclasses.replace(self, **moving)
+        except ConfigError as error:
+            raise ConfigError(f"In round {round}: {error}") from None
+
+    def settings(self) -> dict:
+        """The hyper-parameters as plain values, schedules as text: what a configuration file holds."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {name: str(value) if callable(value) else value for name, value in values.items()}
+
+    @classmethod
+    def from_settings(cls, values: dict) -> Algorithm:
+        """The algorithm that plain values describe; texts are read as schedules. Unknown names are refused."""
+        fields = {f.name: f for f in dataclasses.fields(cls)}
+        for name in values.keys() - fields.keys():
+            raise ConfigError(f"algorithm.{name} is not a setting of {cls.__name__}. {did_you_mean(name, fields)}")
+        return cls(**{name: _plain(value, fields[name]) for name, value in values.items()})
+
+    def __post_init__(self):
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if not callable(value):
+                check(f"{type(self).__name__}.{f.name}", value, f.metadata)
+
+
+def check(name: str, value, limits) -> None:
+    """Raise ConfigError unless the value is one that the limits of its setting allow."""
+    cure = f"It means: {limits['meaning']}." if limits.get("meaning") else ""
+    if limits.get("choices"):
+        if value not in limits["choices"]:
+            raise ConfigError(f"{name} must be one of {', '.join(map(str, limits['choices']))}, got {value!r}. {cure}")
+        return
+    kind = "a whole number" if limits.get("whole") else "a number"
+    if isinstance(value, bool) or not isinstance(value, int if limits.get("whole") else (int, float)) or math.isnan(value):
+        raise ConfigError(f"{name} must be {kind} or a schedule, got {value!r}. {cure}")
+    bounds = [("above", lambda limit: value > limit), ("at_least", lambda limit: value >= limit), ("below", lambda limit: value < limit)]
+    for word, holds in bounds:
+        if limits.get(word) is not None and not holds(limits[word]):
+            raise ConfigError(f"{name} must be {kind} {word.replace('_', ' ')} {limits[word]}, got {value}. {cure}")
+
+
+def _plain(value, field: dataclasses.Field):
+    """A value from a file: schedules are texts, and YAML reads 1e-3 and inf as texts too."""
+    if not isinstance(value, str) or field.metadata.get("choices"):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return schedules.parse(value)

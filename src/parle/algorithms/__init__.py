@@ -1,0 +1,21 @@
+"""The catalogue of algorithms: one line each, by the name that the command line uses."""
+
+from parle.algorithms.data_parallel import DataParallel
+from parle.algorithms.elastic_sgd import ElasticSGD
+from parle.algorithms.entropy_sgd import EntropySGD
+from parle.algorithms.local_sgd import LocalSGD
+from parle.algorithms.parle import Parle
+from parle.algorithms.parle_dev2017 import ParleDev2017
+from parle.algorithms.parle_release2018 import ParleRelease2018
+from parle.algorithms.plain_sgd import PlainSGD
+
+ALGORITHMS = {
+    "parle": Parle,
+    "parle-dev2017": ParleDev2017,
+    "parle-release2018": ParleRelease2018,
+    "entropy-sgd": EntropySGD,
+    "elastic-sgd": ElasticSGD,
+    "local-sgd": LocalSGD,
+    "data-parallel": DataParallel,
+    "sgd": PlainSGD,
+}

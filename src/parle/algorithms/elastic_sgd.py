@@ -1,0 +1,49 @@
+"""Elastic-SGD, as the Parle paper states it."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from parle.algorithm import Algorithm, setting
+from parle.algorithms.stability import overshoots
+from parle.schedules import Schedule
+
+
+@dataclass(frozen=True)
+class ElasticSGD(Algorithm):
+    """Replicas tied to a moving centre by springs (Parle paper, equations 7a and 7b).
+
+        (7a)  x^a <- x^a - eta ( g(x^a) + (x^a - x) / rho )      every step
+        (7b)  x   <- x - eta ( x - mean_a x^a )                  every round
+
+    In the paper's letters: params is x^a, reference is x, lr is the eta of (7b); the eta of (7a) is the rate of the user's
+    optimizer. A large rho is a loose spring. The paper scopes rho by equation (9) and finds that it matters.
+
+    >>> ElasticSGD(rho=1.0, lr=0.1).period
+    1
+    """
+
+    period: int | Schedule = setting(1, "steps between two rounds; the paper has 1", at_least=1, whole=True)
+    rho: float | Schedule = setting(1.0, "spring between a replica and the reference; large is loose", above=0, clip=0.1)
+    lr: float | Schedule = setting(0.1, "rate of the reference, eta of (7b)", above=0, rate=True)
+    center: str = setting("moving", "the reference follows (7b) (moving) or is the mean itself (mean, the authors' code)", choices=("moving", "mean"))
+
+    paper: ClassVar[str] = "Zhang, Choromanska, LeCun: Deep learning with Elastic Averaging SGD, 2015; equation 7 of the Parle paper (arXiv 1707.00424)"
+    special_cases: ClassVar[tuple[str, ...]] = (
+        "rho = inf: independent replicas and a moving average of them",
+        'center="mean", no momentum: Parle with period 1, gamma inf, alpha 0, lr 1, no outer momentum and rho divided by the inner rate',
+    )
+
+    def force(self, r):  # (7a)
+        return (r.params - r.reference).div_(self.rho)
+
+    def propose(self, r):
+        return r.params
+
+    def merge(self, shared, mean):  # (7b)
+        return mean if self.center == "mean" else shared.reference.lerp(mean, self.lr)
+
+    def adopt(self, r, reference):
+        pass
+
+    def caution(self):
+        return overshoots(step=self.lr, pull=1 / self.rho, rule="lr / rho")

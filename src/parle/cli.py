@@ -1,0 +1,216 @@
+"""The command `parle`: thin commands over plain functions; only this module and reports print, only this one exits."""
+
+import json
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from parle.errors import ConfigError, ParleError, did_you_mean
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
+
+
+def main() -> None:
+    """Run the command line; an error of parle becomes one line and its exit code."""
+    try:
+        app()
+    except ParleError as error:
+        _fail(str(error), error.exit_code)
+
+
+@app.callback()
+def about() -> None:
+    """Train several coupled replicas of a network that speak to each other rarely.
+
+    **parle train** alone trains three Parle replicas on embedded digits, in seconds and offline.
+    """
+
+
+@app.command()
+def train(
+    model: Annotated[str | None, typer.Option("-m", "--model", help="mlp, lenet, or package.module:function, or file.py:function.")] = None,
+    data: Annotated[str | None, typer.Option("-d", "--data", help="digits, mnist, a folder of parquet shards, a hub id, or module:attribute.")] = None,
+    algorithm: Annotated[str | None, typer.Option("-a", "--algorithm", help="One of `parle list`.")] = None,
+    replicas: Annotated[int | None, typer.Option("-n", "--replicas", help="How many replicas.")] = None,
+    epochs: Annotated[float | None, typer.Option("-e", "--epochs", help="Data epochs of each replica; may be a fraction.")] = None,
+    batch_size: Annotated[int | None, typer.Option("-b", "--batch-size", help="Of each replica.")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Initial rate, inner and outer.")] = None,
+    seed: Annotated[int | None, typer.Option("-s", "--seed", help="Root of all random numbers.")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, or several: cuda:0,cuda:1.")] = None,
+    sets: Annotated[list[str] | None, typer.Option("--set", help="Any other setting: path=value, such as algorithm.period=10.")] = None,
+    config: Annotated[Path | None, typer.Option("-c", "--config", help="A YAML file, such as a run's config.yaml.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the run; default: algorithm, data and the time.")] = None,
+    runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Folder of all runs.")] = Path("runs"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run of this name.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run of this name from its last checkpoint.")] = False,
+    baseline: Annotated[bool, typer.Option("--baseline", help="Also train one plain SGD with as many gradient evaluations.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train coupled replicas and test their consensus.
+
+    - `parle train`
+    - `parle train -m lenet -d mnist -a parle -n 3 -e 5`
+    - `parle train -m my_nets.py:make_net -d path/to/parquet_folder --set algorithm.period=10`
+    """
+    options = {
+        "model.name": model,
+        "data.name": data,
+        "algorithm.name": algorithm,
+        "replicas": replicas,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "optimizer.lr": lr,
+        "seed": seed,
+        "device": device,
+    }
+    given = {path: value for path, value in options.items() if value is not None}
+    if resume:
+        if not name or given or sets or config:
+            raise ConfigError("--resume continues a run as it was configured: give --name, and no other setting.")
+        _resume(runs_dir / name, as_json)
+        return
+    from parle import config as configuration
+
+    settings = configuration.load(config, tuple(sets or ()), given)
+    kind, task = settings.algorithm["name"], Path(settings.data.name.rpartition(":")[2]).name
+    path = runs_dir / (name or f"{kind}-{task}-{datetime.now():%Y%m%d-%H%M%S-%f}"[:-3])
+    _train(settings, path, overwrite, False, baseline, as_json)
+
+
+@app.command()
+def resume(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Continue an interrupted run from its last checkpoint: `parle resume runs/mine`."""
+    _resume(run, as_json)
+
+
+@app.command("eval")
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    data: Annotated[str | None, typer.Option("-d", "--data", help="Other data of the same shape; default: that of the run.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Test the solution of a finished run: `parle eval runs/mine`."""
+    from parle import launch
+    from parle.reports import progress, tables
+
+    result = launch.evaluate(run, data, progress.Display(as_json))
+    if as_json:
+        print(json.dumps(result))
+    else:
+        tables.show(
+            str(run), ["data", "samples", "error %", "loss"], [[result["data"], result["samples"], f"{result['error_pct']:.2f}", f"{result['loss']:.4f}"]]
+        )
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Two or more run folders.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Compare runs at their ends and at equal epochs, gradients, seconds and bytes: `parle compare runs/a runs/b`."""
+    from parle import config as configuration
+    from parle.reports import comparison, tables
+    from parle.runs import RunFolder
+
+    found = []
+    for path in runs:
+        run, records = RunFolder.existing(path), RunFolder(path).records()
+        if not records:
+            raise ConfigError(f"The run {path} has no evaluations yet, so there is nothing to compare.")
+        settings = configuration.load(run.config)
+        found.append(
+            comparison.Run(path.name if len({p.name for p in runs}) == len(runs) else str(path), settings.algorithm["name"], settings.replicas, records)
+        )
+    compared = comparison.compare(found)
+    print(json.dumps(compared)) if as_json else tables.show_comparison(compared)
+
+
+@app.command("list")
+def list_(
+    what: Annotated[str, typer.Argument(help="algorithms, models, data, runs or all.")] = "all",
+    runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Folder of all runs.")] = Path("runs"),
+    as_json: JsonOption = False,
+) -> None:
+    """List algorithms, models, data and runs: `parle list algorithms`."""
+    from parle.reports import catalogue, tables
+
+    listed = catalogue.everything(runs_dir)
+    if what != "all" and what not in listed:
+        raise ConfigError(f"`{what}` cannot be listed. {did_you_mean(what, ['all', *listed])}")
+    listed = {title: rows for title, rows in listed.items() if what in ("all", title)}
+    if as_json:
+        print(json.dumps(listed))
+        return
+    for title, rows in listed.items():
+        tables.show(title, [title.removesuffix("s"), "what it is"], [[name, text] for name, text in rows.items()])
+        print()
+
+
+@app.command()
+def explain(name: Annotated[str, typer.Argument(help="The name of an algorithm, as in `parle list`.")]) -> None:
+    """Explain an algorithm: paper, equations, settings, vectors, bytes, special cases: `parle explain parle`."""
+    from parle.algorithms import ALGORITHMS
+    from parle.reports import explain as explaining
+
+    if name not in ALGORITHMS:
+        raise ConfigError(f"`{name}` is not an algorithm. {did_you_mean(name, ALGORITHMS)}")
+    print(explaining.page(name, ALGORITHMS[name]), end="")
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Show what this machine has for parle, and the command that adds what is missing."""
+    from parle import launch
+    from parle.reports import doctor as examining
+    from parle.reports import tables
+
+    folder = launch.Environment.read().data_dir
+    report = examining.report(str(folder) if folder else None)
+    if as_json:
+        print(json.dumps(report))
+        return
+    rows = [[key, ", ".join(value) if isinstance(value, list) else str(value)] for key, value in report.items() if not isinstance(value, dict)]
+    rows += [[name, version or "missing"] for name, version in report["packages"].items()]
+    tables.show("doctor", ["what", "found"], rows)
+    for extra, command in report["install"].items():
+        print(f"To add what {extra} needs: {command}")
+
+
+def _resume(path: Path, as_json: bool) -> None:
+    from parle import config as configuration
+    from parle.runs import RunFolder
+
+    settings = configuration.load(RunFolder.existing(path).config)
+    _train(settings, path, False, True, False, as_json)
+
+
+def _train(settings: Any, path: Path, overwrite: bool, resumed: bool, baseline: bool, as_json: bool) -> None:
+    from parle import config as configuration
+    from parle import launch
+    from parle.reports import progress, tables
+
+    show, plain = progress.Display(as_json), None
+    try:
+        result = launch.train(settings, path, overwrite, resumed, show)
+        if baseline:
+            alone = configuration.alone(settings, result["epochs"] * result["replicas"])
+            plain = launch.train(alone, path.with_name(f"{path.name}-plain-sgd"), overwrite, False, show)
+    except launch.Interrupted as error:
+        _fail(str(error), error.exit_code)
+    if as_json:
+        print(json.dumps(result | ({"baseline": plain} if plain else {})))
+    else:
+        tables.show_result(result, plain)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"parle: {message}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,248 @@
+"""The configuration of a training: one set of objects for the Python API, the YAML file and the command line.
+
+Order of precedence: named option, `--set path=value`, file, default. A key or value that is not known is refused.
+"""
+
+from dataclasses import fields
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from parle.errors import ConfigError, did_you_mean
+
+SMALL = 10_000  # samples; below that, the defaults are more and smaller steps
+
+
+class Strict(BaseModel):
+    """Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, value):
+        return {"name": value} if isinstance(value, str) and "name" in cls.model_fields else value
+
+
+class ModelConfig(Strict):
+    """Which network."""
+
+    name: str = Field("mlp", description="lenet, mlp, or your own as package.module:function or file.py:function")
+
+
+class DataConfig(Strict):
+    """Which data."""
+
+    name: str = Field("digits", description="digits, a folder of parquet shards, a name in PARLE_DATA_DIR, a hub id, or module:attribute")
+    image_column: str | None = Field(None, description="column of the images; default: the one that holds encoded images")
+    label_column: str | None = Field(None, description="column of the labels; default: label")
+    samples: int | None = Field(None, gt=0, description="use only the first so many training samples")
+
+
+class OptimizerConfig(Strict):
+    """The inner optimizer of every replica."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(0.1, gt=0, description="initial rate, also of the outer rates that the paper ties to it")
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = True
+    weight_decay: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self):
+        if self.nesterov and self.momentum == 0:
+            self.nesterov = False
+        return self
+
+
+class ScheduleConfig(Strict):
+    """How rates drop and springs tighten in the course of the run."""
+
+    drops: list[float] = Field([0.5, 0.75], description="parts of the run after which the rate is divided by factor")
+    factor: float = Field(10.0, gt=0)
+    scoping: Literal["run", "paper", "off"] = Field(
+        "run", description="run: gamma reaches its clip at the end of the run; paper: equation (9) with the batches of a data epoch; off: constant"
+    )
+
+    @field_validator("drops")
+    @classmethod
+    def _parts_of_the_run(cls, drops):
+        if any(not 0 < drop < 1 for drop in drops):
+            raise ValueError("each drop must lie between 0 and 1, as a part of the run")
+        return sorted(drops)
+
+
+class EvaluationConfig(Strict):
+    """When and how the solution is tested."""
+
+    every: float = Field(1.0, gt=0, description="epochs between two evaluations")
+    refresh: int = Field(10_000, gt=0, description="training samples for BatchNorm at evaluations before the last, which uses all")
+
+
+class RunConfig(Strict):
+    """A training run."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    algorithm: dict[str, Any] = Field({"name": "parle"}, description="name, and the settings that `parle explain NAME` lists")
+    replicas: int | None = Field(None, ge=1, description="default: 3, or 1 for an algorithm of one replica")
+    epochs: float | None = Field(None, gt=0, description=f"data epochs per replica; default: 5, or 50 below {SMALL:,} samples")
+    batch_size: int | None = Field(None, ge=1, description=f"per replica; default: 128, or 32 below {SMALL:,} samples")
+    seed: int = Field(0, ge=0)
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, or several as cuda:0,cuda:1")
+    threads: int | None = Field(None, ge=1, description="intra-op threads; default: torch's own choice")
+    start: Literal["common", "own"] = "common"
+    buffers: Literal["recompute", "average", "keep"] = "recompute"
+    optimizer_state: Literal["keep", "average", "reset"] = "keep"
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @field_validator("algorithm", mode="before")
+    @classmethod
+    def _algorithm_name_alone(cls, value):
+        return {"name": value} if isinstance(value, str) else value
+
+
+def load(file: Path | None = None, sets: tuple[str, ...] = (), options: dict[str, Any] | None = None) -> RunConfig:
+    """The configuration from a YAML file, `path=value` texts and options by path, each overriding the one before.
+
+    >>> load(sets=("algorithm.period=10",), options={"replicas": 4}).replicas
+    4
+    """
+    tree = _from_file(file) if file else {}
+    for text in sets:
+        path, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {text} has no value. Write --set path=value, such as --set algorithm.period=10.")
+        try:
+            _put(tree, path.strip(), yaml.safe_load(value))
+        except yaml.YAMLError:
+            _put(tree, path.strip(), value)
+    for path, value in (options or {}).items():
+        if value is not None:
+            _put(tree, path, value)
+    return parse(tree)
+
+
+def parse(tree: dict) -> RunConfig:
+    """The configuration in nested dicts; ConfigError in one line that names the key, the value and what is allowed."""
+    try:
+        config = RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_one_line(error.errors()[0])) from None
+    algorithm_class(config)
+    return config
+
+
+def algorithm_class(config: RunConfig):
+    """The class of the configured algorithm; ConfigError where there is none of that name."""
+    from parle.algorithms import ALGORITHMS
+
+    name = config.algorithm.get("name", "parle")
+    if name not in ALGORITHMS:
+        raise ConfigError(f"`{name}` is not an algorithm. {did_you_mean(str(name), ALGORITHMS)} `parle list` shows all.")
+    return ALGORITHMS[name]
+
+
+def settled(config: RunConfig, samples: int) -> RunConfig:
+    """The configuration with every default written out that depends on the algorithm or the size of the data."""
+    kind, small = algorithm_class(config), samples < SMALL
+    replicas = config.replicas or (1 if kind.single else 3)
+    batch_size = min(config.batch_size or (32 if small else 128), samples)
+    config = config.model_copy(update={"replicas": replicas, "batch_size": batch_size, "epochs": config.epochs or (50.0 if small else 5.0)})
+    algorithm = {"name": config.algorithm.get("name", "parle")} | algorithm_for(config, samples // batch_size).settings()
+    return config.model_copy(update={"algorithm": algorithm})
+
+
+def steps_of(config: RunConfig, batches: int) -> int:
+    """Steps of one replica in the whole run."""
+    return max(1, round(config.epochs * batches))
+
+
+def algorithm_for(config: RunConfig, batches: int):
+    """The algorithm with its settings; rates and springs that are not given follow the schedule of the run.
+
+    `lr` starts at the optimizer's rate and drops with it; a spring with a clip in the paper is scoped by equation (9).
+    """
+    from parle import schedules
+
+    kind = algorithm_class(config)
+    given = {name: value for name, value in config.algorithm.items() if name != "name"}
+    algorithm, schedule = kind.from_settings(given), config.schedule
+    steps = steps_of(config, batches)
+    # where the period changes, its first value says how many rounds there will be, near enough for a schedule
+    rounds = max(1, steps // algorithm.at(0).period)
+    for field in fields(kind):
+        clip = field.metadata.get("clip")
+        if field.name in given:
+            continue
+        if field.metadata.get("rate"):
+            given[field.name] = schedules.Steps(config.optimizer.lr, tuple(int(part * rounds) for part in schedule.drops), schedule.factor)
+        elif clip is not None and schedule.scoping == "paper":
+            given[field.name] = schedules.Scoping(field.default, batches, clip)
+        elif clip is not None and schedule.scoping == "run":
+            given[field.name] = schedules.Scoping.over(rounds, field.default, clip)
+    return kind.from_settings(given)
+
+
+def alone(config: RunConfig, epochs: float) -> RunConfig:
+    """The same training by one plain SGD for so many epochs: the baseline."""
+    return config.model_copy(update={"algorithm": {"name": "sgd"}, "replicas": 1, "epochs": epochs})
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The configuration as YAML that `load` reads again."""
+    return yaml.safe_dump(config.model_dump(), sort_keys=False)
+
+
+def _from_file(file: Path) -> dict:
+    try:
+        tree = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise ConfigError(f"The configuration file {file} cannot be read: {error.strerror}.") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"The configuration file {file} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree or {}, dict):
+        raise ConfigError(f"The configuration file {file} must hold keys and values, got a {type(tree).__name__}.")
+    return tree or {}
+
+
+def _put(tree: dict, path: str, value: Any) -> None:
+    """Set a value at a dotted path; naming another algorithm, model or data leaves the settings of the former behind."""
+    *above, last = path.split(".")
+    for key in above:
+        if isinstance(tree.get(key), str):
+            tree[key] = {"name": tree[key]}
+        tree = tree.setdefault(key, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{path} cannot be set: {key} is a value, not a group of settings.")
+    current = tree.get(last)
+    if isinstance(value, str) and isinstance(current, dict) and current.get("name", value) == value:
+        current["name"] = value
+    else:
+        tree[last] = value
+
+
+def _one_line(error: dict) -> str:
+    path = [str(part) for part in error["loc"]]
+    where = ".".join(path) or "the configuration"
+    if error["type"] == "extra_forbidden":
+        known = _model_at(path[:-1]).model_fields
+        group = ".".join(path[:-1])
+        return f"{where} is not a setting{f' of {group}' if group else ''}. {did_you_mean(path[-1], known)}"
+    expected = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    value = error["input"] if not isinstance(error["input"], dict) else "a group of settings"
+    return f"{where} is {value!r}, but it should be {expected}."
+
+
+def _model_at(path: list[str]) -> type[BaseModel]:
+    model: type[BaseModel] = RunConfig
+    for part in path:
+        annotation = model.model_fields[part].annotation
+        kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+        model = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
+    return model

@@ -1,0 +1,73 @@
+"""Data by name: the embedded digits, folders of parquet shards, the hub, or anybody's `module:attribute`."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import Tensor
+
+from parle.data.cache import Cache
+from parle.data.dataset import Batches, Data, Split, in_turn
+from parle.data.digits import digits
+from parle.data.hub import HUB_IDS, fetch
+from parle.data.parquet import is_folder_of_shards, read_folder
+from parle.errors import ConfigError, did_you_mean
+from parle.named import is_reference, resolve
+
+__all__ = ["Batches", "Data", "Split", "in_turn", "load"]
+
+KNOWN = ("digits", *HUB_IDS)
+
+
+def load(
+    name: str,
+    data_dir: Path | None = None,
+    cache_dir: Path | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Data:
+    """The data of that name: `digits`, a folder in `data_dir`, a path, a hub id, or `module:attribute`.
+
+    Decoded tensors are kept in `cache_dir`. Raises ConfigError or SetupError, with the cure, where there are none.
+
+    >>> load("digits").train.images.shape
+    torch.Size([1437, 1, 8, 8])
+    """
+    if name == "digits":
+        return digits()
+    if is_reference(name):
+        return _own(name)
+    columns = (image_column, label_column, progress)
+    cache = Cache(cache_dir)
+    folders = [Path(name).expanduser()] + ([data_dir / name] if data_dir else [])
+    for folder in folders:
+        if is_folder_of_shards(folder):
+            return read_folder(folder, cache, *columns)
+    if _is_path(name):
+        raise ConfigError(f"There is no train-*.parquet in {name}. Give a folder with shards in the Hugging Face layout, or one of {', '.join(KNOWN)}.")
+    if name not in KNOWN and "/" not in name:
+        raise ConfigError(f"`{name}` is not a data set. {did_you_mean(name, KNOWN)} A folder of parquet shards, a hub id or module:attribute does as well.")
+    fetched = (cache_dir or Path.home() / ".cache" / "parle") / "hub" / name.replace("/", "--")
+    if not is_folder_of_shards(fetched):
+        fetch(name, fetched, data_dir)
+    return read_folder(fetched, cache, *columns)
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).exists()
+
+
+def _own(name: str) -> Data:
+    """Data from `module:attribute`: a Data, or a function that returns one, or (train images, labels, test images, labels)."""
+    made = resolve(name, "data")
+    if callable(made):
+        try:
+            made = made()
+        except Exception as error:
+            raise ConfigError(f"Data `{name}` failed: {type(error).__name__}: {error}") from error
+    if isinstance(made, tuple) and len(made) == 4 and all(isinstance(part, Tensor) for part in made):
+        train, test = Split(made[0], made[1].long()), Split(made[2], made[3].long())
+        made = Data(name, train, test, int(train.labels.max()) + 1)
+    if not isinstance(made, Data):
+        raise ConfigError(f"Data `{name}` is a {type(made).__name__}, expected four tensors (train images, labels, test images, labels) or a parle Data.")
+    return made.checked()

@@ -1,0 +1,96 @@
+"""Labelled images in memory, and the batches drawn from them."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from parle.errors import ConfigError
+from parle.random_streams import derive
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images (samples, channels, height, width), divided by `scale` when drawn, and labels (samples,)."""
+
+    images: Tensor
+    labels: Tensor
+    scale: float = 1.0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """The images of those samples as float32, and their labels."""
+        return self.images[index].to(torch.float32).div_(self.scale), self.labels[index]
+
+    def to(self, device: torch.device) -> "Split":
+        """The same samples on a device."""
+        return Split(self.images.to(device), self.labels.to(device), self.scale)
+
+    def first(self, count: int | None) -> "Split":
+        """The first samples."""
+        return self if count is None else Split(self.images[:count], self.labels[:count], self.scale)
+
+
+@dataclass(frozen=True)
+class Data:
+    """A classification task: a training and a test split."""
+
+    name: str
+    train: Split
+    test: Split
+    classes: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Channels, height and width of an image."""
+        return tuple(self.train.images.shape[1:])
+
+    def checked(self) -> "Data":
+        """This data; ConfigError unless images and labels fit together."""
+        for part, split in (("training", self.train), ("test", self.test)):
+            if split.images.dim() != 4 or len(split) == 0 or len(split.images) != len(split.labels):
+                raise ConfigError(
+                    f"The {part} images of `{self.name}` have shape {tuple(split.images.shape)} for {len(split.labels)} labels; "
+                    "expected (samples, channels, height, width) and one label for each, at least one."
+                )
+            if split.images.shape[1:] != self.train.images.shape[1:]:
+                raise ConfigError(f"The test images of `{self.name}` have shape {tuple(split.images.shape[1:])}, the training images {self.shape}.")
+            low, high = int(split.labels.min()), int(split.labels.max())
+            if low < 0 or high >= self.classes:
+                wrong = low if low < 0 else high
+                raise ConfigError(
+                    f"A {part} label of `{self.name}` is {wrong}, expected 0 to {self.classes - 1}. Correct the file, or its list of class names."
+                )
+        return self
+
+
+class Batches:
+    """The endless stream of one replica's mini-batches: a new order in every epoch, the last incomplete batch left out.
+
+    It is a function of the step, so a run resumes at any step without having saved anything.
+    """
+
+    def __init__(self, split: Split, size: int, seed: int, replica: int):
+        self.split, self.size, self.seed, self.replica = split, min(size, len(split)), seed, replica
+        self._epoch, self._order = -1, None
+
+    def __len__(self) -> int:
+        """Batches in one epoch."""
+        return len(self.split) // self.size
+
+    def at(self, step: int) -> tuple[Tensor, Tensor]:
+        """The batch of that step, counted from 0: images (size, channels, height, width) and labels (size,)."""
+        epoch, position = divmod(step, len(self))
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(derive(self.seed, "order", self.replica, epoch))
+            self._order = torch.randperm(len(self.split), generator=generator).to(self.split.labels.device)
+            self._epoch = epoch
+        return self.split.take(self._order[position * self.size : (position + 1) * self.size])
+
+
+def in_turn(split: Split, size: int = 1000):
+    """All samples in their order, in batches of up to `size`."""
+    for begin in range(0, len(split), size):
+        yield split.take(slice(begin, begin + size))

@@ -1,0 +1,33 @@
+"""Data sets of the Hugging Face hub, fetched through the `datasets` library where there is a network."""
+
+from pathlib import Path
+
+from parle.errors import SetupError
+
+HUB_IDS = {"mnist": "ylecun/mnist", "cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100", "svhn": "ufldl-stanford/svhn"}
+CONFIGURATIONS = {"ufldl-stanford/svhn": "cropped_digits"}
+
+
+def fetch(name: str, folder: Path, data_dir: Path | None) -> Path:
+    """Write the named data set to `folder` as parquet shards, and return the folder.
+
+    `name` is a hub id such as `ylecun/mnist`, or the short name of a known one. Raises SetupError, with the command that
+    fetches it on a machine with a network, where it cannot be had.
+    """
+    hub_id = HUB_IDS.get(name, name)
+    target = f"{data_dir or 'DIR'}/{name.rpartition('/')[2]}"
+    cure = f"On a machine with a network, fetch it with `hf download --repo-type dataset {hub_id} --local-dir {target}`"
+    if data_dir is None:
+        cure += " and set PARLE_DATA_DIR=DIR"
+    try:
+        import datasets
+    except ImportError:
+        raise SetupError(f'Data `{name}` is not on this machine, and fetching it needs: pip install "parle-sgd[data]". {cure}.') from None
+    try:
+        found = datasets.load_dataset(hub_id, CONFIGURATIONS.get(hub_id))
+    except Exception as error:
+        raise SetupError(f"Data `{name}` ({hub_id}) is not on this machine and cannot be fetched now ({type(error).__name__}). {cure}.") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    for split in ("test", "train"):  # the folder counts as complete once it has training shards
+        found[split].to_parquet(folder / f"{split}-00000-of-00001.parquet")
+    return folder

@@ -1,0 +1,60 @@
+"""Networks that the command line can train: built-in ones by name, anybody's by `module:attribute`."""
+
+import inspect
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from parle.errors import ConfigError, did_you_mean
+from parle.models.lenet import lenet
+from parle.models.mlp import mlp
+from parle.named import is_reference, resolve
+
+MODELS = {"lenet": lenet, "mlp": mlp}
+
+Build = Callable[[], nn.Module]
+
+
+def builder(name: str, shape: tuple[int, ...], classes: int) -> Build:
+    """A function that builds the named network for inputs of that shape (channels, height, width) and so many classes.
+
+    A function of your own is called with those of the arguments `shape` and `classes` that it names.
+    Raises ConfigError where the name leads nowhere.
+    """
+    if is_reference(name):
+        make = resolve(name, "model")
+    elif name in MODELS:
+        make = MODELS[name]
+    else:
+        raise ConfigError(f"`{name}` is not a model. {did_you_mean(name, MODELS)} Your own is given as package.module:function or file.py:function.")
+    if not callable(make) or isinstance(make, nn.Module):
+        raise ConfigError(f"Model `{name}` is a {type(make).__name__}; give a function or class that builds a new network each time it is called.")
+
+    def build() -> nn.Module:
+        try:
+            known = inspect.signature(make).parameters
+            model = make(**{key: value for key, value in (("shape", shape), ("classes", classes)) if key in known})
+        except ConfigError:
+            raise
+        except Exception as error:
+            raise ConfigError(f"Building model `{name}` failed: {type(error).__name__}: {error}") from error
+        if not isinstance(model, nn.Module):
+            raise ConfigError(f"Model `{name}` returned a {type(model).__name__}, expected a torch.nn.Module.")
+        return model
+
+    return build
+
+
+def check_fits(name: str, model: nn.Module, images: Tensor, classes: int) -> None:
+    """Raise ConfigError unless the model, in evaluation mode, maps the images to one number per class."""
+    was_training = model.training
+    model.eval()
+    try:
+        output = model(images)
+    except Exception as error:
+        raise ConfigError(f"Model `{name}` cannot take images of shape {tuple(images.shape[1:])}: {str(error).splitlines()[0]}") from error
+    finally:
+        model.train(was_training)
+    if not isinstance(output, Tensor) or output.shape != (len(images), classes):
+        got = tuple(output.shape[1:]) if isinstance(output, Tensor) else type(output).__name__
+        raise ConfigError(f"Model `{name}` returns {got} per image, expected {classes} numbers, one for each class of the data.")

@@ -1,0 +1,312 @@
+"""The engine: holds the vectors of the replicas, hooks their optimizers, counts steps and holds the rounds.
+
+    optimizer.step()                               ->  force added to the gradients  ->  the user's own step  ->  track
+    the last replica has taken its period steps    ->  propose  ->  exchange  ->  adopt
+
+An algorithm with `round_before_step` meets on the gradients instead: steps wait until the last replica has come.
+"""
+
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from parle import buffers as buffer_policies
+from parle import joining
+from parle import optimizer_state as state_policies
+from parle.algorithm import Algorithm
+from parle.communicators import Communicator, InProcess
+from parle.errors import ConfigError, DivergedError, JoinError
+from parle.replica import Replica
+from parle.vectors import Vectors
+
+
+class Center:
+    """What exists once: the reference and the algorithm's shared vectors, held by whoever forms the mean."""
+
+    def __init__(self, algorithm: Algorithm, reference: Tensor):
+        self.algorithm = algorithm
+        self.shared = Vectors(reference=reference)
+        self.round = 0
+        algorithm.start_shared(self.shared)
+        self.shared.seal()
+
+    def merge(self, mean: Tensor, count: int) -> Tensor:
+        """Close a round: what the algorithm makes of the mean of `count` proposals, shape (N,)."""
+        self.shared.count = count
+        merged = self.algorithm.at(self.round).merge(self.shared, mean)
+        self.round += 1
+        if self.algorithm.round_before_step:  # a mean of gradients does not replace the reference
+            return merged
+        self.shared.reference = merged
+        return self.shared.reference
+
+
+def join(
+    models: nn.Module | list[nn.Module],
+    optimizers: Optimizer | list[Optimizer],
+    algorithm: Algorithm,
+    communicator: Communicator | None = None,
+    *,
+    start: str = "common",
+    buffers: str = "recompute",
+    optimizer_state: str = "keep",
+) -> "Replicas":
+    """Couple replicas: from here on, their optimizers' `step()` also speaks to the other replicas.
+
+    `models` and `optimizers` are one each, or lists of the replicas of this process; `communicator` is `InProcess()` where
+    none is given. Policies: `start` is `common` (every replica starts from the first) or `own`; `buffers` says what happens
+    to BatchNorm statistics (`recompute` for the solution, `average` at rounds, `keep`); `optimizer_state` says what happens
+    to momentum and the like at a round (`keep`, `average`, `reset`). Raises JoinError or ConfigError where that cannot work.
+
+    >>> import parle
+    >>> models = [nn.Linear(2, 1) for _ in range(3)]
+    >>> optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in models]
+    >>> replicas = parle.join(models, optimizers, parle.Parle(period=5), parle.InProcess())
+    >>> replicas.params.shape
+    torch.Size([3, 3])
+    """
+    models = [models] if isinstance(models, nn.Module) else list(models)
+    optimizers = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
+    joining.check_policy("start", start, joining.STARTS)
+    joining.check_policy("buffers", buffers, buffer_policies.POLICIES)
+    joining.check_policy("optimizer_state", optimizer_state, state_policies.POLICIES)
+    return Replicas(models, optimizers, algorithm, communicator or InProcess(), start, buffers, optimizer_state)
+
+
+class Replicas:
+    """The coupled replicas of this process; made by `parle.join`."""
+
+    def __init__(self, models, optimizers, algorithm, communicator, start: str, buffers: str, optimizer_state: str):
+        self.layout = joining.check_members(models, optimizers, algorithm)
+        self.algorithm, self.communicator = algorithm, communicator
+        self.buffers, self.optimizer_state = buffers, optimizer_state
+        self.round = 0
+        self._now = algorithm.at(0)
+        self._lock, self._releasing = threading.RLock(), False
+        joining.share_start(models, self.layout, start)
+        self._blocks, places = joining.flatten(models, self.layout)
+        self._open([self._blocks[block].params[row] for block, row in places], start == "common")
+        self._replicas = []
+        for index, (model, optimizer, (block, row)) in enumerate(zip(models, optimizers, places, strict=True)):
+            replica = Replica(index, model, optimizer, self.layout, self._blocks[block].row(row))
+            replica.hook(self._before, self._after)
+            self._replicas.append(replica)
+
+    def _open(self, rows: list[Tensor], common: bool) -> None:
+        """Agree on the first reference, then let the algorithm add its vectors."""
+        early = self.algorithm.round_before_step  # all replicas stay equal: the first one is the reference
+        self.center = Center(self.algorithm, rows[0] if early else rows[0].clone())
+        self.reference.copy_(self.communicator.open(self.center, rows, common or early))
+        if self.algorithm.single and self.communicator.size > 1:
+            raise ConfigError(
+                f"{type(self.algorithm).__name__} trains one replica, got {self.communicator.size}. Use one replica, or Parle or LocalSGD to couple several."
+            )
+        for block in self._blocks:
+            block.share("reference", self.reference)
+            if common or early:
+                block.params = block.reference.expand_as(block.params)
+            if early:
+                block.gradient = block.params * 0
+            self.algorithm.start(block)
+
+    @property
+    def params(self) -> Tensor:
+        """The parameters of the local replicas, shape (local replicas, N); a copy where they lie on several devices."""
+        return self.vector("params")
+
+    @property
+    def reference(self) -> Tensor:
+        """The shared vector x, shape (N,)."""
+        return self.center.shared.reference
+
+    @property
+    def steps_to_round(self) -> int:
+        """Steps until the next round, for the replica that has most of them to take."""
+        return self._now.period - min(replica.steps for replica in self._replicas)
+
+    @property
+    def models(self) -> list[nn.Module]:
+        """The local replicas' models."""
+        return [replica.model for replica in self._replicas]
+
+    @property
+    def optimizers(self) -> list[Optimizer]:
+        """The local replicas' optimizers."""
+        return [replica.optimizer for replica in self._replicas]
+
+    def names(self) -> list[str]:
+        """The names of the vectors that each replica has."""
+        return [name for name in self._blocks[0].tensors() if name != "reference"]
+
+    def vector(self, name: str) -> Tensor:
+        """The vectors of that name, shape (local replicas, N); a copy where they lie on several devices."""
+        if len(self._blocks) == 1:
+            return getattr(self._blocks[0], name)
+        return torch.cat([getattr(replica.r, name).to(self.reference.device) for replica in self._replicas])
+
+    def finish(self) -> None:
+        """Hold one last round, if any replica has stepped since the last one."""
+        if any(replica.steps for replica in self._replicas):
+            self._hold_round()
+
+    def solution_vector(self) -> Tensor:
+        """The vector to evaluate and ship, shape (N,)."""
+        shares = [self._now.solution(replica.r) for replica in self._replicas]
+        return shares[0] if shares[0].dim() == 1 else self.communicator.mean([share[0] for share in shares])
+
+    @contextmanager
+    def solution(self, loader: Iterable | None = None) -> Iterator[nn.Module]:
+        """Inside `with`, the first model is the solution, in evaluation mode; afterwards it is as it was.
+
+        BatchNorm statistics are estimated again from `loader`, batches of training data without augmentation, unless the
+        policy for buffers says otherwise. Raises ConfigError where they are needed and no loader is given.
+        """
+        first = self._replicas[0]
+        first.check_in_place()
+        recompute = self.buffers == "recompute" and buffer_policies.with_statistics(first.model)
+        if recompute and loader is None:
+            raise ConfigError(
+                "solution() needs a loader of training data here: the model has BatchNorm, and a replica's running statistics do not fit the "
+                'solution. Call solution(loader), or join with buffers="average" or buffers="keep".'
+            )
+        vector, saved = self.solution_vector(), first.r.params.clone()
+        with buffer_policies.preserved(first.model):
+            try:
+                first.r.params = vector.expand_as(saved)
+                first.model.eval()
+                if recompute:
+                    buffer_policies.recompute(first.model, loader)
+                yield first.model
+            finally:
+                first.r.params = saved
+
+    def state_dict(self) -> dict:
+        """All that the next step depends on here: vectors, center and counters. Buffers and optimizers have their own."""
+        if any(replica.waiting for replica in self._replicas):
+            raise ConfigError("state_dict() was called while a step waits for the other replicas. Call it when every replica has stepped.")
+        return {
+            "algorithm": type(self.algorithm).__name__,
+            "layout": self.layout.digest(),
+            "replicas": len(self._replicas),
+            "round": self.round,
+            "center_round": self.center.round,
+            "steps": [replica.steps for replica in self._replicas],
+            "vectors": {name: self.vector(name).detach().clone() for name in self.names()},
+            "shared": {name: tensor.detach().clone() for name, tensor in self.center.shared.tensors().items()},
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from a state of the same algorithm, model and number of replicas; ConfigError where it is of another."""
+        mine = {"algorithm": type(self.algorithm).__name__, "layout": self.layout.digest(), "replicas": len(self._replicas)}
+        for name, value in mine.items():
+            if state[name] != value:
+                raise ConfigError(f"This state has {name} {state[name]}, but these replicas have {value}. Join them as they were when it was saved.")
+        self.round, self.center.round = state["round"], state["center_round"]
+        for name, tensor in state["shared"].items():
+            setattr(self.center.shared, name, tensor)
+        self._spread()
+        for replica in self._replicas:
+            replica.steps = state["steps"][replica.index]
+            for name, tensor in state["vectors"].items():
+                setattr(replica.r, name, tensor[replica.index : replica.index + 1])
+        self._now = self.algorithm.at(self.round)
+
+    def close(self) -> None:
+        """Uncouple the optimizers and leave the other replicas; the parameters keep their values."""
+        for replica in self._replicas:
+            replica.unhook()
+        self.communicator.close()
+
+    def __enter__(self) -> "Replicas":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    # Every step
+
+    @torch.no_grad()
+    def _before(self, replica: Replica) -> None:
+        if self._releasing:
+            return
+        replica.check_in_place()
+        if replica.waiting or replica.steps >= self._now.period:
+            late = next(other for other in self._replicas if not other.waiting and other.steps < self._now.period)
+            raise JoinError(
+                f"Replica {replica.index} has taken its {self._now.period} steps of round {self.round}, but replica {late.index} only {late.steps}. "
+                "Step all replicas equally often between two rounds; a step that was skipped on one of them has to be made up for."
+            )
+        if self.algorithm.round_before_step:
+            with self._lock:  # replicas on several devices step in threads
+                self._meet_on_gradients(replica)
+        elif (force := self._now.force(replica.r)) is not None:
+            replica.add_force(force)
+
+    @torch.no_grad()
+    def _after(self, replica: Replica) -> None:
+        if replica.waiting:
+            return
+        self._now.track(replica.r)
+        if self.algorithm.round_before_step:
+            return
+        with self._lock:
+            replica.steps += 1
+            if all(other.steps >= self._now.period for other in self._replicas):
+                self._hold_round()
+
+    # Every round
+
+    @torch.no_grad()
+    def _hold_round(self) -> None:
+        self._adopt(self.communicator.exchange(self._proposals()))
+        if self.buffers == "average":
+            buffer_policies.average(self.models, self.communicator.mean)
+        members = [(replica.optimizer, replica.parameters) for replica in self._replicas]
+        state_policies.apply(self.optimizer_state, members, self.communicator.mean)
+        self._next_round()
+
+    def _proposals(self) -> Iterator[Tensor]:
+        for replica in self._replicas:
+            proposal = self._now.propose(replica.r)[0]
+            if not torch.isfinite(proposal.sum()):
+                raise DivergedError(
+                    f"Replica {replica.index} brings numbers that are not finite to round {self.round}; the reference keeps its last finite value. "
+                    "Lower the learning rate, or clip the gradients."
+                )
+            yield proposal
+
+    def _adopt(self, merged: Tensor) -> None:
+        self._spread()
+        for replica in self._replicas:
+            self._now.adopt(replica.r, merged.to(replica.r.params.device))
+
+    def _spread(self) -> None:
+        """Copy the reference to the devices that do not hold it."""
+        for block in self._blocks:
+            block.reference = self.reference
+
+    def _next_round(self) -> None:
+        self.round += 1
+        self._now = self.algorithm.at(self.round)
+        for replica in self._replicas:
+            replica.steps = 0
+
+    def _meet_on_gradients(self, replica: Replica) -> None:
+        """Take the gradient; the last replica to come brings the mean back, and all steps are carried out."""
+        replica.hand_over_gradients()
+        others = [other for other in self._replicas if other is not replica]
+        if not all(other.waiting for other in others):
+            replica.wait()
+            return
+        self._adopt(self.communicator.exchange(self._proposals()))
+        self._releasing = True
+        for other in others:
+            other.release()
+        self._releasing = False
+        replica.take_gradients()
+        self._next_round()

@@ -1,0 +1,60 @@
+"""The page of an algorithm, made from its class alone: what `parle explain` prints."""
+
+import dataclasses
+import inspect
+import re
+
+import torch
+from torch import nn
+
+import parle
+from parle.algorithm import Algorithm
+
+
+def page(name: str, kind: type[Algorithm], parameters: int = 1_000_000) -> str:
+    """The page as Markdown: equations, settings, vectors kept, bytes per round, special cases."""
+    text = re.split(r"\n\s*>>>", inspect.getdoc(kind))[0].rstrip()
+    kept = ["optimizer state (yours)", *vectors_kept(kind)]
+    sections = [
+        f"# {name}  ({kind.__name__})",
+        text,
+        f"Paper: {kind.paper}.",
+        "## Settings",
+        "\n".join(_setting(field) for field in dataclasses.fields(kind)),
+        "## Vectors",
+        f"- each replica keeps, of N numbers each: {', '.join(kept)}\n"
+        "- kept once: reference, and the mean while a round is being formed\n"
+        f"- partial rounds: {'yes' if kind.partial_rounds else 'no, every round needs all replicas'}",
+        "## Bytes",
+        _bytes(kind, parameters),
+        "## Special cases",
+        "\n".join(f"- {case}" for case in kind.special_cases),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def vectors_kept(kind: type[Algorithm]) -> list[str]:
+    """The names of the vectors of each replica, found by starting the algorithm on a tiny network."""
+    model = nn.Linear(1, 1)
+    return parle.join(model, torch.optim.SGD(model.parameters(), lr=0.1), kind()).names()
+
+
+def _setting(field: dataclasses.Field) -> str:
+    limits = field.metadata
+    allowed = [f"{word.replace('_', ' ')} {limits[word]}" for word in ("above", "at_least", "below") if limits.get(word) is not None]
+    allowed += [f"one of {', '.join(map(str, limits['choices']))}"] if limits.get("choices") else []
+    notes = [f"default {field.default}", *allowed]
+    notes += ["`train` scopes it down to " + str(limits["clip"])] if limits.get("clip") is not None else []
+    notes += ["`train` ties it to --lr and drops it"] if limits.get("rate") else []
+    return f"- {field.name}: {limits['meaning']} ({'; '.join(notes)})"
+
+
+def _bytes(kind: type[Algorithm], parameters: int) -> str:
+    if not kind.vectors_sent:
+        return "nothing is sent: there is one replica"
+    size = kind.vectors_sent * parameters * 4
+    when = "step" if kind.round_before_step else "round, that is every `period` steps"
+    return (
+        f"{kind.vectors_sent} vector of N numbers from each replica per {when}: {size:,} bytes for N = {parameters:,} in float32 in one process, "
+        "2 (n - 1)/n times that by a ring all-reduce"
+    )

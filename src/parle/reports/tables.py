@@ -1,0 +1,68 @@
+"""Tables on the terminal."""
+
+from rich.console import Console
+from rich.table import Table
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def show(title: str, columns: list[str], rows: list[list], console: Console = console) -> None:
+    """Print a table; the first column is text, numbers stand to the right."""
+    table = Table(title=title, title_justify="left", title_style="bold", show_edge=False)
+    for column in columns:
+        table.add_column(column, justify="left" if column == columns[0] else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, str) else "-" if cell is None else f"{cell:,}" for cell in row))
+    console.print(table)
+
+
+def size(count: float) -> str:
+    """Bytes for people.
+
+    >>> size(528880), size(0)
+    ('528.9 kB', '0 B')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+def show_result(result: dict, baseline: dict | None) -> None:
+    """The final table of a training: the consensus, every replica, and the baseline with as many gradient evaluations."""
+    rows = [["consensus", f"{result['error_pct']:.2f}", f"{result['gradient_evaluations']:,}", f"{result['seconds']:.1f}"]]
+    share = result["gradient_evaluations"] // result["replicas"]
+    rows += [[f"replica {index}", f"{error:.2f}", f"{share:,}", ""] for index, error in enumerate(result["replica_error_pct"])]
+    if baseline:
+        rows += [["one plain SGD", f"{baseline['error_pct']:.2f}", f"{baseline['gradient_evaluations']:,}", f"{baseline['seconds']:.1f}"]]
+    title = f"{result['algorithm']} on {result['data']}, {result['replicas']} x {result['model']} ({result['params']:,} parameters)"
+    show(title, ["", "test error %", "gradient evaluations", "seconds"], rows)
+    speed, sent = result["images_per_second"], size(result["bytes_sent_per_replica"])
+    console.print(f"{result['rounds']:,} rounds, {sent} sent by each replica, {speed:,.0f} images/s. Written to {result['run']}")
+
+
+def show_comparison(compared: dict) -> None:
+    """The final figures of runs, and their errors at equal budgets."""
+    columns = ["run", "algorithm", "n", "error %", "best %", "loss", "epochs", "gradients", "seconds", "sent"]
+    rows = [
+        [
+            row["run"],
+            row["algorithm"],
+            row["replicas"],
+            f"{row['error_pct']:.2f}",
+            f"{row['best_error_pct']:.2f}",
+            f"{row['loss']:.4f}",
+            f"{row['epochs']:.4g}",
+            row["gradient evaluations"],
+            f"{row['seconds']:.1f}",
+            size(row["bytes sent per replica"]),
+        ]
+        for row in compared["final"]
+    ]
+    show("At the end", columns, rows)
+    axes = compared["equal"]
+    rows = [[row["run"], *("-" if (error := axis["error_pct"][row["run"]]) is None else f"{error:.2f}" for axis in axes.values())] for row in compared["final"]]
+    heads = [f"{name} <= {size(axis['budget']) if name.startswith('bytes') else format(axis['budget'], ',.4g')}" for name, axis in axes.items()]
+    console.print()
+    show("Error % at equal (the last evaluation within the budget)", ["run", *heads], rows)

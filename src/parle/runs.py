@@ -1,0 +1,100 @@
+"""Run folders: what a training leaves on disk.
+
+runs/<name>/  config.yaml  env.json  status.json  metrics.jsonl  events.jsonl  checkpoints/  final/model.safetensors
+"""
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from parle.errors import ConfigError, SetupError
+
+
+class RunFolder:
+    """The folder of one run: its files by name, written so that a reader never sees half a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config, self.environment, self.status = path / "config.yaml", path / "env.json", path / "status.json"
+        self.metrics, self.events = path / "metrics.jsonl", path / "events.jsonl"
+        self.checkpoints, self.model = path / "checkpoints", path / "final" / "model.safetensors"
+
+    @classmethod
+    def create(cls, path: Path, overwrite: bool = False) -> "RunFolder":
+        """A new folder; ConfigError where the name is taken, SetupError where it cannot be written."""
+        run = cls(path)
+        if path.exists() and any(path.iterdir() if path.is_dir() else [path]):
+            if not overwrite:
+                raise ConfigError(f"The run {path} exists. Choose another --name, continue it with --resume, or replace it with --overwrite.")
+            if not run.config.is_file():
+                raise ConfigError(f"{path} is not a run of parle (it has no config.yaml), so --overwrite leaves it alone. Choose another --name.")
+            shutil.rmtree(path)
+        try:
+            run.checkpoints.mkdir(parents=True)
+            (path / "final").mkdir()
+        except OSError as error:
+            raise SetupError(f"The run folder {path} cannot be made: {error.strerror}. Choose a folder that you may write to with --runs-dir.") from error
+        return run
+
+    @classmethod
+    def existing(cls, path: Path) -> "RunFolder":
+        """The folder of an earlier run; ConfigError where there is none."""
+        run = cls(path)
+        if not run.config.is_file():
+            raise ConfigError(f"{path} is not a run: it has no config.yaml. `parle list runs` shows the runs in ./runs.")
+        return run
+
+    def write_json(self, file: Path, content: dict) -> None:
+        """Replace a JSON file in one step."""
+        self.write_text(file, json.dumps(content, indent=1) + "\n")
+
+    def write_text(self, file: Path, text: str) -> None:
+        """Replace a text file in one step."""
+        aside = file.with_suffix(file.suffix + ".part")
+        aside.write_text(text)
+        os.replace(aside, file)
+
+    def append(self, file: Path, record: dict) -> None:
+        """Add a line to a JSONL file."""
+        with open(file, "a") as lines:
+            lines.write(json.dumps(record) + "\n")
+
+    def event(self, name: str, **details) -> None:
+        """Note what happened, with the time (seconds since 1970)."""
+        self.append(self.events, {"time": round(time.time(), 3), "event": name, **details})
+
+    def records(self) -> list[dict]:
+        """The evaluations written so far, one dict each; a torn last line is passed over."""
+        if not self.metrics.is_file():
+            return []
+        records = []
+        for line in self.metrics.read_text().splitlines():
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                break
+        return records
+
+    def forget_after(self, step: int) -> None:
+        """Drop evaluations of later steps than `step`, before a resumed run writes them again."""
+        kept = [record for record in self.records() if record["step"] <= step]
+        self.write_text(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
+
+    def save_model(self, state: dict[str, Tensor]) -> None:
+        """Write the solution: parameters and buffers by name, tied ones once under each name."""
+        aside = self.model.with_suffix(".part")
+        safetensors.torch.save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}, aside)
+        os.replace(aside, self.model)
+
+    def load_model(self) -> dict[str, Tensor]:
+        """The solution of a finished run; ConfigError where it cannot be read."""
+        try:
+            return safetensors.torch.load_file(self.model)
+        except (OSError, safetensors.SafetensorError) as error:
+            raise ConfigError(f"The run {self.path} has no usable {self.model.relative_to(self.path)} ({error}). Has it finished?") from error

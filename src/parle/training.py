@@ -1,0 +1,213 @@
+"""The training loop of the command line. Library users write their own, with `parle.join`."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.optim import SGD, AdamW
+from torch.optim.lr_scheduler import MultiStepLR
+
+import parle
+from parle.algorithm import Algorithm
+from parle.data import Batches, Data, Split, in_turn
+from parle.errors import DivergedError
+from parle.metrics import Score, distances, score
+from parle.models import Build, check_fits
+from parle.random_streams import RandomStream, derive
+
+STRIDE = 25  # steps between two signs of life
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a training depends on, as plain values; the command line makes it from a configuration."""
+
+    model: str
+    build: Build
+    data: Data
+    algorithm: Algorithm
+    replicas: int
+    steps: int
+    batch_size: int
+    seed: int
+    devices: tuple[torch.device, ...]
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 0.0
+    milestones: tuple[int, ...] = ()
+    factor: float = 10.0
+    start: str = "common"
+    buffers: str = "recompute"
+    optimizer_state: str = "keep"
+    evaluate_every: int = 1000
+    refresh: int = 10_000
+
+
+class Training:
+    """Replicas with their data and random streams; `run` trains them and yields what there is to tell.
+
+    Each replica has its own order of the data and its own random stream, so what it does depends on nothing but the root
+    seed, its number and the rounds. Replicas on one device step in turn; several devices step at the same time.
+    """
+
+    def __init__(self, plan: Plan):
+        self.plan, self.step, self.seconds = plan, 0, 0.0
+        places = [plan.devices[index % len(plan.devices)] for index in range(plan.replicas)]
+        self._train = {device: plan.data.train.to(device) for device in dict.fromkeys(places)}
+        self._test = plan.data.test.to(places[0])
+        self.batches = [Batches(self._train[device], plan.batch_size, plan.seed, index) for index, device in enumerate(places)]
+        models = [self._model(index, device) for index, device in enumerate(places)]
+        check_fits(plan.model, models[0], self._test.take(slice(0, 2))[0], plan.data.classes)
+        self._streams = [RandomStream(derive(plan.seed, "steps", i), device, len(self._train) == 1) for i, device in enumerate(places)]
+        self._optimizers = [self._optimizer(model) for model in models]
+        self.meter = parle.Metered(parle.InProcess())
+        policies = dict(start=plan.start, buffers=plan.buffers, optimizer_state=plan.optimizer_state)
+        self.replicas = parle.join(models, self._optimizers, plan.algorithm, self.meter, **policies)
+        self._set_rates()
+        self._teams = [[index for index, its in enumerate(places) if its == device] for device in self._train]
+        self._losses = [torch.zeros((), device=device) for device in places]
+        self._since = 0  # the step after which losses are summed
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Steps in one pass of a replica over its data."""
+        return len(self.batches[0])
+
+    def run(self) -> Iterator[dict | int]:
+        """Train to the end of the plan. Yields the number of the step now and then, and a record for every evaluation.
+
+        Raises DivergedError as soon as a loss or a proposal is not finite.
+        """
+        while self.step < self.plan.steps:
+            to_evaluation = self.plan.evaluate_every - self.step % self.plan.evaluate_every
+            self._advance(min(self.replicas.steps_to_round, to_evaluation, self.plan.steps - self.step, STRIDE))
+            yield self.step
+            if self.step % self.plan.evaluate_every == 0 and self.step < self.plan.steps:
+                yield self.record(self.plan.refresh)
+        began = time.perf_counter()
+        self.replicas.finish()
+        self.seconds += time.perf_counter() - began
+        yield self.record(None)
+
+    def record(self, refresh: int | None) -> dict:
+        """Measure everything now: one line of metrics.jsonl. BatchNorm is estimated from `refresh` samples (None: from all)."""
+        replicas, steps = self.replicas, max(self.step - self._since, 1)
+        with self.solution(refresh) as model:
+            consensus = score(model, in_turn(self._test))
+        record = {
+            "epoch": self.step / self.batches_per_epoch,
+            "step": self.step,
+            "round": replicas.round,
+            "gradient_evaluations": self.step * self.plan.replicas,
+            "seconds": round(self.seconds, 3),
+            "images_per_second": round(self.step * self.plan.replicas * self.batches[0].size / max(self.seconds, 1e-9), 1),
+            "bytes_sent_per_replica": self.meter.bytes_sent_per_replica,
+            "train_loss": [float(loss) / steps for loss in self._losses],
+            "consensus": vars(consensus),
+            "replicas": [vars(self._score_replica(index)) for index in range(self.plan.replicas)],
+            "distance": distances(replicas),
+            "inner_lr": self._optimizers[0].param_groups[0]["lr"],
+            "algorithm": self.plan.algorithm.at(replicas.round).settings(),
+        }
+        for loss in self._losses:
+            loss.zero_()
+        self._since = self.step
+        return record
+
+    def solution(self, refresh: int | None = None):
+        """The first model as the solution, inside `with`; BatchNorm estimated from `refresh` samples (None: from all)."""
+        split = self.batches[0].split
+        if refresh is not None and refresh < len(split):
+            generator = torch.Generator().manual_seed(derive(self.plan.seed, "refresh"))
+            chosen = torch.randperm(len(split), generator=generator)[:refresh].to(split.labels.device)
+            split = Split(split.images[chosen], split.labels[chosen], split.scale)
+        return self.replicas.solution(in_turn(split))
+
+    def state_dict(self) -> dict:
+        """All that the next step depends on."""
+        return {
+            "step": self.step,
+            "seconds": self.seconds,
+            "since": self._since,
+            "losses": self._losses,
+            "replicas": self.replicas.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
+            "buffers": [dict(model.named_buffers()) for model in self.replicas.models],
+            "streams": [stream.state_dict() for stream in self._streams],
+            "meter": self.meter.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from there."""
+        self.step, self.seconds, self._since = state["step"], state["seconds"], state["since"]
+        self.replicas.load_state_dict(state["replicas"])
+        self.meter.load_state_dict(state["meter"])
+        with torch.no_grad():
+            for loss, value in zip(self._losses, state["losses"], strict=True):
+                loss.copy_(value)
+            for optimizer, its in zip(self._optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(its)
+            for model, its in zip(self.replicas.models, state["buffers"], strict=True):
+                for name, buffer in model.named_buffers():
+                    buffer.copy_(its[name])
+        for stream, its in zip(self._streams, state["streams"], strict=True):
+            stream.load_state_dict(its)
+        self._set_rates()
+
+    def _model(self, index: int, device: torch.device) -> nn.Module:
+        number = index if self.plan.start == "own" else 0
+        with RandomStream(derive(self.plan.seed, "model", number)):
+            return self.plan.build().to(device).train()
+
+    def _optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        plan, parameters = self.plan, [p for p in model.parameters() if p.requires_grad]
+        if plan.optimizer == "adamw":
+            return AdamW(parameters, lr=plan.lr, weight_decay=plan.weight_decay)
+        return SGD(parameters, lr=plan.lr, momentum=plan.momentum, nesterov=plan.nesterov, weight_decay=plan.weight_decay)
+
+    def _set_rates(self) -> None:
+        """Drop the inner rates at the milestones, unless the algorithm keeps them fixed."""
+        milestones = () if self.plan.algorithm.fixed_inner_rate else self.plan.milestones
+        self._schedulers = []
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] = self.plan.lr
+                group["lr"] /= self.plan.factor ** sum(self.step >= milestone for milestone in milestones)
+            self._schedulers.append(MultiStepLR(optimizer, milestones, 1 / self.plan.factor, last_epoch=self.step - 1))
+
+    def _advance(self, count: int) -> None:
+        """Take `count` steps with every replica."""
+        began = time.perf_counter()
+        if len(self._teams) == 1:
+            self._advance_team(self._teams[0], count)
+        else:
+            with ThreadPoolExecutor(len(self._teams)) as pool:
+                list(pool.map(lambda team: self._advance_team(team, count), self._teams))
+        self.step += count
+        self.seconds += time.perf_counter() - began
+
+    def _advance_team(self, team: list[int], count: int) -> None:
+        for index in team:
+            model, optimizer, scheduler = self.replicas.models[index], self._optimizers[index], self._schedulers[index]
+            batches, total = self.batches[index], self._losses[index]
+            with self._streams[index]:
+                for step in range(self.step, self.step + count):
+                    images, labels = batches.at(step)
+                    optimizer.zero_grad()
+                    loss = cross_entropy(model(images), labels)
+                    loss.backward()
+                    optimizer.step()
+                    scheduler.step()
+                    total += loss.detach()
+            if not torch.isfinite(total):
+                raise DivergedError(f"The training loss of replica {index} is not finite between steps {self.step} and {self.step + count}. Lower --lr.")
+
+    def _score_replica(self, index: int) -> Score:
+        model, device = self.replicas.models[index], self.batches[index].split.labels.device
+        return score(model, in_turn(self._test.to(device)))

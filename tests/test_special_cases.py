@@ -1,0 +1,110 @@
+"""The reductions between algorithms, bit for bit where they should be."""
+
+import math
+
+import pytest
+import torch
+from problems import SIZE, Vector, advance, coupled, gradient, start, torch_sgd
+
+import parle
+
+ENTROPY = {"period": 5, "gamma": parle.Scoping(100.0, batches=4, floor=1.0), "lr": 0.08}
+
+
+def plain(steps: int, optimizer=torch_sgd, replica: int = 0) -> torch.Tensor:
+    """What the optimizer does without parle."""
+    model = Vector(start())
+    step_with = optimizer(model.parameters())
+    for step in range(steps):
+        step_with.zero_grad()
+        model.loss(replica, step).backward()
+        step_with.step()
+    return torch.cat([model.head, model.tail.reshape(-1)]).detach()
+
+
+def plain_momentum_free(parameters):
+    return torch.optim.SGD(parameters, lr=0.05)
+
+
+@pytest.mark.parametrize("rho", [0.1, 1.0, math.inf])
+def test_one_parle_replica_is_entropy_sgd_bit_for_bit(rho):
+    one = advance(coupled(parle.Parle(rho=rho, **ENTROPY), replicas=1), 100)
+    entropy = advance(coupled(parle.EntropySGD(**ENTROPY), replicas=1), 100)
+    assert torch.equal(one.params, entropy.params)
+    assert torch.equal(one.reference, entropy.reference)
+
+
+def test_parle_with_infinite_rho_is_independent_entropy_sgd():
+    three = advance(coupled(parle.Parle(rho=math.inf, **ENTROPY)), 100)
+    for index in range(3):
+        alone = advance(coupled(parle.EntropySGD(**ENTROPY), replicas=1), 100, offset=index)
+        assert torch.equal(three.params[index], alone.params[0])
+
+
+def test_the_smallest_parle_is_the_plain_optimizer_to_rounding():
+    algorithm = parle.Parle(period=1, gamma=math.inf, rho=math.inf, alpha=0.0, lr=1.0, momentum=0.0)
+    torch.testing.assert_close(advance(coupled(algorithm, replicas=1), 80).params[0], plain(80), rtol=1e-12, atol=1e-13)
+
+
+def test_a_corner_of_parle_is_elastic_sgd_without_momentum():
+    rho, inner = 0.5, 0.05
+    corner = parle.Parle(period=1, gamma=math.inf, rho=rho / inner, alpha=0.0, lr=1.0, momentum=0.0)
+    elastic = parle.ElasticSGD(rho=rho, center="mean")
+    a = advance(coupled(corner, optimizer=plain_momentum_free, own_starts=True), 60)
+    b = advance(coupled(elastic, optimizer=plain_momentum_free, own_starts=True), 60)
+    torch.testing.assert_close(a.params, b.params, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(a.reference, b.reference, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", ["sgd", "data-parallel"])
+def test_a_lone_replica_is_the_plain_optimizer_bit_for_bit(name):
+    assert torch.equal(advance(coupled(parle.ALGORITHMS[name](), replicas=1), 80).params[0], plain(80))
+
+
+def test_one_local_sgd_replica_is_the_plain_optimizer_to_rounding():
+    torch.testing.assert_close(advance(coupled(parle.LocalSGD(period=4), replicas=1), 80).params[0], plain(80), rtol=1e-12, atol=1e-13)
+
+
+def test_replicas_on_infinitely_loose_springs_are_plain_optimizers():
+    loose = advance(coupled(parle.ElasticSGD(rho=math.inf)), 80)
+    for index in range(3):
+        assert torch.equal(loose.params[index], plain(80, replica=index))
+
+
+def test_local_sgd_with_period_1_is_data_parallel_sgd():
+    local = advance(coupled(parle.LocalSGD(period=1), optimizer=plain_momentum_free), 60)
+    parallel = advance(coupled(parle.DataParallel(), optimizer=plain_momentum_free), 60)
+    torch.testing.assert_close(local.params, parallel.params, rtol=1e-12, atol=1e-13)
+
+
+def test_data_parallel_is_one_replica_with_the_joined_batch():
+    model = Vector(start())
+    optimizer = torch_sgd(model.parameters())
+    for step in range(60):
+        optimizer.zero_grad()
+        (sum(model.loss(replica, step) for replica in range(3)) / 3).backward()
+        optimizer.step()
+    joined = torch.cat([model.head, model.tail.reshape(-1)]).detach()
+    torch.testing.assert_close(advance(coupled(parle.DataParallel()), 60).solution_vector(), joined, rtol=1e-12, atol=1e-13)
+
+
+def test_entropy_sgd_without_spring_memory_and_momentum_is_lookahead():
+    step_size, period = 0.5, 5
+    slow = torch.from_numpy(start())
+    velocity = torch.zeros(SIZE, dtype=torch.float64)
+    for round in range(12):
+        fast = slow.clone()
+        for step in range(round * period, (round + 1) * period):
+            g = torch.from_numpy(gradient(fast.numpy(), 0, step))
+            velocity = 0.9 * velocity + g
+            fast = fast - 0.05 * (g + 0.9 * velocity)
+        slow = slow + step_size * (fast - slow)
+    lookahead = parle.EntropySGD(period=period, gamma=math.inf, alpha=0.0, lr=step_size, momentum=0.0)
+    torch.testing.assert_close(advance(coupled(lookahead, replicas=1), 60).reference, slow, rtol=1e-12, atol=1e-13)
+
+
+def test_the_two_readings_of_parle_differ():
+    settings = {"period": 5, "rho": 0.5, "lr": 0.08}
+    paper = advance(coupled(parle.Parle(**settings)), 100).solution_vector()
+    development = advance(coupled(parle.ParleDev2017(**settings)), 100).solution_vector()
+    assert (paper - development).abs().max() > 1e-3
