@@ -52,7 +52,7 @@ def recompute(model: nn.Module, loader: Iterable) -> None:
         layer.momentum = None  # None: the cumulative average over all batches
         layer.train()
     device, batches = layers[0].running_mean.device, 0
-    with torch.no_grad():
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):  # a shuffling loader draws from the global generator
         for batch in loader:
             inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
             if not isinstance(inputs, Tensor):

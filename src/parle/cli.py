@@ -1,6 +1,7 @@
 """The command `parle`: thin commands over plain functions; only this module and reports print, only this one exits."""
 
 import json
+import os
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +18,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 
 def main() -> None:
     """Run the command line; an error of parle becomes one line and its exit code."""
+    # Threads that spin while they wait slow each other down up to a hundred times where another job shares the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read once, when torch is imported
     try:
         app()
     except ParleError as error:

@@ -93,7 +93,7 @@ class RunConfig(Strict):
     batch_size: int | None = Field(None, ge=1, description=f"per replica; default: 128, or 32 below {SMALL:,} samples")
     seed: int = Field(0, ge=0)
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, or several as cuda:0,cuda:1")
-    threads: int | None = Field(None, ge=1, description="intra-op threads; default: torch's own choice")
+    threads: int | None = Field(None, ge=1, description=f"intra-op threads; default: torch's own choice, or 1 below {SMALL:,} samples, where more are slower")
     start: Literal["common", "own"] = "common"
     buffers: Literal["recompute", "average", "keep"] = "recompute"
     optimizer_state: Literal["keep", "average", "reset"] = "keep"
@@ -104,7 +104,7 @@ class RunConfig(Strict):
     @field_validator("algorithm", mode="before")
     @classmethod
     def _algorithm_name_alone(cls, value):
-        return {"name": value} if isinstance(value, str) else value
+        return {"name": value} if isinstance(value, str) else {"name": "parle", **value} if isinstance(value, dict) else value
 
 
 def load(file: Path | None = None, sets: tuple[str, ...] = (), options: dict[str, Any] | None = None) -> RunConfig:
@@ -142,7 +142,7 @@ def algorithm_class(config: RunConfig):
     """The class of the configured algorithm; ConfigError where there is none of that name."""
     from parle.algorithms import ALGORITHMS
 
-    name = config.algorithm.get("name", "parle")
+    name = config.algorithm["name"]
     if name not in ALGORITHMS:
         raise ConfigError(f"`{name}` is not an algorithm. {did_you_mean(str(name), ALGORITHMS)} `parle list` shows all.")
     return ALGORITHMS[name]
@@ -153,8 +153,9 @@ def settled(config: RunConfig, samples: int) -> RunConfig:
     kind, small = algorithm_class(config), samples < SMALL
     replicas = config.replicas or (1 if kind.single else 3)
     batch_size = min(config.batch_size or (32 if small else 128), samples)
-    config = config.model_copy(update={"replicas": replicas, "batch_size": batch_size, "epochs": config.epochs or (50.0 if small else 5.0)})
-    algorithm = {"name": config.algorithm.get("name", "parle")} | algorithm_for(config, samples // batch_size).settings()
+    epochs, threads = config.epochs or (50.0 if small else 5.0), config.threads or (1 if small else None)
+    config = config.model_copy(update={"replicas": replicas, "batch_size": batch_size, "epochs": epochs, "threads": threads})
+    algorithm = {"name": config.algorithm["name"]} | algorithm_for(config, samples // batch_size).settings()
     return config.model_copy(update={"algorithm": algorithm})
 
 
@@ -235,8 +236,8 @@ def _one_line(error: dict) -> str:
         group = ".".join(path[:-1])
         return f"{where} is not a setting{f' of {group}' if group else ''}. {did_you_mean(path[-1], known)}"
     expected = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    value = error["input"] if not isinstance(error["input"], dict) else "a group of settings"
-    return f"{where} is {value!r}, but it should be {expected}."
+    value = "a group of settings" if isinstance(error["input"], dict) else repr(error["input"])
+    return f"{where} is {value}, but it should be {expected}."
 
 
 def _model_at(path: list[str]) -> type[BaseModel]:

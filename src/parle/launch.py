@@ -131,10 +131,10 @@ def train(settings: config.RunConfig, path: Path, overwrite: bool = False, resum
     Raises Interrupted after a checkpoint when a signal asks for the end, DivergedError when the training fails.
     """
     show = show or Quiet()
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
     found = load_data(settings, show)
     settings = config.settled(settings, len(found.train))
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
     training = Training(plan_for(settings, found))
     if resume:
         run = RunFolder.existing(path)

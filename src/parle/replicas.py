@@ -263,12 +263,19 @@ class Replicas:
 
     @torch.no_grad()
     def _hold_round(self) -> None:
-        self._adopt(self.communicator.exchange(self._proposals()))
+        self._meet()
+        self._next_round()
+
+    def _meet(self) -> None:
+        """Propose, exchange, adopt, and carry out the policies of a round."""
+        merged = self.communicator.exchange(self._proposals())
+        self._spread()
+        for replica in self._replicas:
+            self._now.adopt(replica.r, merged.to(replica.r.params.device))
         if self.buffers == "average":
             buffer_policies.average(self.models, self.communicator.mean)
         members = [(replica.optimizer, replica.parameters) for replica in self._replicas]
         state_policies.apply(self.optimizer_state, members, self.communicator.mean)
-        self._next_round()
 
     def _proposals(self) -> Iterator[Tensor]:
         for replica in self._replicas:
@@ -279,11 +286,6 @@ class Replicas:
                     "Lower the learning rate, or clip the gradients."
                 )
             yield proposal
-
-    def _adopt(self, merged: Tensor) -> None:
-        self._spread()
-        for replica in self._replicas:
-            self._now.adopt(replica.r, merged.to(replica.r.params.device))
 
     def _spread(self) -> None:
         """Copy the reference to the devices that do not hold it."""
@@ -303,10 +305,12 @@ class Replicas:
         if not all(other.waiting for other in others):
             replica.wait()
             return
-        self._adopt(self.communicator.exchange(self._proposals()))
+        self._meet()
         self._releasing = True
-        for other in others:
-            other.release()
-        self._releasing = False
+        try:
+            for other in others:
+                other.release()
+        finally:
+            self._releasing = False
         replica.take_gradients()
         self._next_round()

@@ -86,7 +86,7 @@ class Training:
         """
         while self.step < self.plan.steps:
             to_evaluation = self.plan.evaluate_every - self.step % self.plan.evaluate_every
-            self._advance(min(self.replicas.steps_to_round, to_evaluation, self.plan.steps - self.step, STRIDE))
+            self.advance(min(to_evaluation, self.plan.steps - self.step, STRIDE))
             yield self.step
             if self.step % self.plan.evaluate_every == 0 and self.step < self.plan.steps:
                 yield self.record(self.plan.refresh)
@@ -94,6 +94,19 @@ class Training:
         self.replicas.finish()
         self.seconds += time.perf_counter() - began
         yield self.record(None)
+
+    def advance(self, count: int) -> None:
+        """Take `count` steps with every replica; rounds are held where they fall."""
+        began, end = time.perf_counter(), self.step + count
+        while self.step < end:
+            part = min(self.replicas.steps_to_round, end - self.step)  # no replica may run ahead of a round
+            if len(self._teams) == 1:
+                self._advance_team(self._teams[0], part)
+            else:
+                with ThreadPoolExecutor(len(self._teams)) as pool:
+                    list(pool.map(lambda team, part=part: self._advance_team(team, part), self._teams))
+            self.step += part
+        self.seconds += time.perf_counter() - began
 
     def record(self, refresh: int | None) -> dict:
         """Measure everything now: one line of metrics.jsonl. BatchNorm is estimated from `refresh` samples (None: from all)."""
@@ -180,17 +193,6 @@ class Training:
                 group["lr"] = group["initial_lr"] = self.plan.lr
                 group["lr"] /= self.plan.factor ** sum(self.step >= milestone for milestone in milestones)
             self._schedulers.append(MultiStepLR(optimizer, milestones, 1 / self.plan.factor, last_epoch=self.step - 1))
-
-    def _advance(self, count: int) -> None:
-        """Take `count` steps with every replica."""
-        began = time.perf_counter()
-        if len(self._teams) == 1:
-            self._advance_team(self._teams[0], count)
-        else:
-            with ThreadPoolExecutor(len(self._teams)) as pool:
-                list(pool.map(lambda team: self._advance_team(team, count), self._teams))
-        self.step += count
-        self.seconds += time.perf_counter() - began
 
     def _advance_team(self, team: list[int], count: int) -> None:
         for index in team:

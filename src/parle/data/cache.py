@@ -1,5 +1,6 @@
 """Decoded tensors on disk, found by the digest of the files they came from and checked by a digest of their own."""
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -55,4 +56,5 @@ def _write(path: Path, tensors: dict[str, Tensor]) -> None:
         safetensors.torch.save_file(tensors, aside, metadata={"sha256": _digest(tensors)})
         aside.replace(path)
     except (OSError, safetensors.SafetensorError):
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            aside.unlink()

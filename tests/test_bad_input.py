@@ -1,0 +1,173 @@
+"""Every mistake is answered in one line with the cure and its exit code, without a traceback."""
+
+import os
+
+import pytest
+
+NETS = """
+from torch import nn
+import torch
+def good(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+def narrow(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 7))
+def raises(): raise ValueError("no net today")
+def text(): return "not a module"
+value = 3
+class Explodes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(64, 10))
+        self.calls = 0
+    def forward(self, x):
+        self.calls += self.training
+        return x.flatten(1) @ self.w * (float("nan") if self.calls > 60 else 1.0)
+"""
+
+# arguments of `parle`, exit code, what the line must say
+MISTAKES = [
+    (["train", "-a", "parl"], 2, "`parl` is not an algorithm. Did you mean parle?"),
+    (["explain", "locl-sgd"], 2, "Did you mean local-sgd?"),
+    (["list", "algoritms"], 2, "Did you mean algorithms?"),
+    (["train", "-m", "lenett"], 2, "`lenett` is not a model. Did you mean lenet?"),
+    (["train", "-d", "digit"], 2, "`digit` is not a data set. Did you mean digits?"),
+    (["train", "--set", "algorithm.peroid=3"], 2, "algorithm.peroid is not a setting of Parle. Did you mean period?"),
+    (["train", "--set", "epohcs=3"], 2, "epohcs is not a setting. Did you mean epochs?"),
+    (["train", "--set", "optimizer.lrr=3"], 2, "optimizer.lrr is not a setting of optimizer. Did you mean lr?"),
+    (["train", "--set", "epochs"], 2, "has no value"),
+    (["train", "--set", "seed.x=1"], 2, "seed is a group of settings, but it should be a valid integer"),
+    (["train", "-s", "-1"], 2, "seed is -1, but it should be greater than or equal to 0"),
+    (["train", "--set", "schedule.drops=[2]"], 2, "each drop must lie between 0 and 1"),
+    (["train", "--set", "algorithm.period=0"], 2, "Parle.period must be a whole number at least 1, got 0"),
+    (["train", "--set", "algorithm.rho=0"], 2, "Parle.rho must be a number above 0, got 0"),
+    (["train", "--set", "algorithm.gamma=-1"], 2, "Parle.gamma must be a number above 0, got -1"),
+    (["train", "--set", "algorithm.gamma=.nan"], 2, "Parle.gamma must be a number or a schedule, got nan"),
+    (["train", "--set", "algorithm.gamma=scping(1)"], 2, "`scping` is not a schedule. Did you mean scoping?"),
+    (["train", "-n", "0"], 2, "replicas is 0, but it should be greater than or equal to 1"),
+    (["train", "-n", "2", "-a", "entropy-sgd"], 2, "EntropySGD trains one replica, got 2"),
+    (["train", "-n", "two"], 2, "Invalid value for '-n'"),
+    (["train", "-e", "0"], 2, "epochs is 0.0, but it should be greater than 0"),
+    (["train", "--lr", "nan"], 2, "optimizer.lr is nan"),
+    (["train", "-m", "lenet"], 2, "lenet takes images of 28 x 28, got 8 x 8"),
+    (["train", "-m", "no_such_module:net"], 2, "No module named 'no_such_module'"),
+    (["train", "-m", "missing.py:net"], 2, "there is no file missing.py"),
+    (["train", "-m", "nets.py:absent"], 2, "nets.py has no attribute `absent`"),
+    (["train", "-m", "nets.py:raises"], 2, "Building model `nets.py:raises` failed: ValueError: no net today"),
+    (["train", "-m", "nets.py:text"], 2, "returned a str, expected a torch.nn.Module"),
+    (["train", "-m", "nets.py:value"], 2, "is a int; give a function or class"),
+    (["train", "-m", "nets.py:narrow"], 2, "returns (7,) per image, expected 10 numbers"),
+    (["train", "-d", "nets.py:value"], 2, "is a int, expected four tensors"),
+    (["train", "-d", "./nowhere"], 2, "There is no train-*.parquet in ./nowhere"),
+    (["train", "-c", "absent.yaml"], 2, "absent.yaml cannot be read"),
+    (["train", "-c", "nets.py"], 2, "is not valid YAML"),
+    (["train", "--device", "gpu"], 2, "`gpu` is not a device"),
+    (["train", "--device", "cuda:99"], 3, "Device cuda:99 is not usable on this machine"),
+    (["train", "--resume"], 2, "give --name, and no other setting"),
+    (["train", "--resume", "--name", "absent"], 2, "runs/absent is not a run"),
+    (["resume", "runs/absent"], 2, "is not a run"),
+    (["eval", "runs/absent"], 2, "is not a run"),
+    (["compare", "runs/absent"], 2, "is not a run"),
+    (["trian"], 2, "Did you mean"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "says"), MISTAKES, ids=[" ".join(arguments) for arguments, _, _ in MISTAKES])
+def test_a_mistake_is_answered_in_one_line(parle_command, arguments, code, says):
+    with open("nets.py", "w") as file:
+        file.write(NETS)
+    done = parle_command(*arguments)
+    assert done.code == code, done.err
+    assert says in " ".join(done.err.replace("│", " ").split()), done.err
+    assert "Traceback" not in done.err
+    if done.err.startswith("parle:"):
+        assert done.err.count("\n") == 1
+    assert not os.path.exists("runs") or not os.listdir("runs")
+
+
+def test_a_missing_shard_is_named(parle_command, make_shards):
+    folder = make_shards()
+    next(folder.glob("test-*")).unlink()
+    done = parle_command("train", "-d", folder)
+    assert done.code == 2 and f"There is no test-*.parquet in {folder}" in done.err and done.err.count("\n") == 1
+
+
+def test_a_truncated_shard_is_named(parle_command, make_shards):
+    folder = make_shards()
+    shard = next(folder.glob("train-*"))
+    shard.write_bytes(shard.read_bytes()[:500])
+    done = parle_command("train", "-d", folder)
+    assert done.code == 2 and f"{shard} cannot be read" in done.err and "truncated" in done.err and done.err.count("\n") == 1
+
+
+def test_a_damaged_image_is_named(parle_command, make_shards):
+    import pyarrow
+    import pyarrow.parquet
+
+    folder = make_shards()
+    shard = next(folder.glob("train-*"))
+    table = pyarrow.parquet.read_table(shard)
+    cells = table.column("image").to_pylist()
+    cells[7]["bytes"] = cells[7]["bytes"][:20]
+    pyarrow.parquet.write_table(table.set_column(0, "image", pyarrow.array(cells)), shard)
+    done = parle_command("train", "-d", folder)
+    assert done.code == 2 and f"Image 7 of {shard} cannot be decoded" in done.err and done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("wrong", [10, -1])
+def test_a_label_out_of_range_is_named(parle_command, make_shards, wrong):
+    folder = make_shards(labels=[*range(10)] * 5 + [wrong] * 10)
+    done = parle_command("train", "-d", folder)
+    assert done.code == 2 and f"A training label of `made` is {wrong}, expected 0 to 9" in done.err and done.err.count("\n") == 1
+
+
+def test_an_image_size_that_the_model_cannot_take_is_named(parle_command, make_shards):
+    done = parle_command("train", "-m", "lenet", "-d", make_shards(shape=(32, 32)))
+    assert done.code == 2 and "lenet takes images of 28 x 28, got 32 x 32" in done.err and done.err.count("\n") == 1
+
+
+def test_an_existing_run_is_left_alone(parle_command):
+    first = parle_command("train", "-e", "0.2", "-n", "2", "--name", "mine", "--json")
+    assert first.code == 0, first.err
+    before = {path: path.read_bytes() for path in sorted(__import__("pathlib").Path("runs/mine").rglob("*")) if path.is_file()}
+    done = parle_command("train", "-e", "0.2", "--name", "mine")
+    assert done.code == 2 and "The run runs/mine exists" in done.err and "--overwrite" in done.err
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert parle_command("train", "-e", "0.2", "-n", "2", "--name", "mine", "--overwrite", "--json").code == 0
+
+
+def test_overwriting_spares_a_folder_that_is_no_run(parle_command, tmp_path):
+    (tmp_path / "work" / "runs" / "thesis").mkdir(parents=True)
+    (tmp_path / "work" / "runs" / "thesis" / "chapter1.tex").write_text("precious")
+    done = parle_command("train", "-e", "0.2", "--name", "thesis", "--overwrite")
+    assert done.code == 2 and "is not a run of parle" in done.err
+    assert (tmp_path / "work" / "runs" / "thesis" / "chapter1.tex").read_text() == "precious"
+
+
+def test_an_unwritable_folder_is_named(parle_command, tmp_path):
+    (tmp_path / "occupied").write_text("a file where the folder should be")  # permissions do not stop root
+    done = parle_command("train", "-e", "0.2", "--runs-dir", tmp_path / "occupied" / "runs", "--name", "x")
+    assert done.code == 3 and "cannot be made" in done.err and "--runs-dir" in done.err and done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("extra", [["-m", "nets.py:Explodes", "-n", "2"], ["--lr", "1e20"]], ids=["loss", "rate"])
+def test_a_loss_that_is_not_finite_ends_with_the_last_finite_state(parle_command, extra):
+    from pathlib import Path
+
+    from parle import checkpoint
+
+    with open("nets.py", "w") as file:
+        file.write(NETS)
+    done = parle_command("train", "--name", "bad", *extra)
+    assert done.code == 4 and "Traceback" not in done.err
+    line = done.err.strip().splitlines()[-1]
+    assert "not finite" in line and "The last finite state is runs/bad/checkpoints/step-" in line
+    kept = Path(line.rpartition("The last finite state is ")[2].rstrip("."))
+    assert checkpoint.is_finite(checkpoint.read(kept))
+    assert (kept.name == "step-00000044") == ("-m" in extra)  # one epoch was good, or none
+    assert '"state": "failed"' in Path("runs/bad/status.json").read_text()
+
+
+def test_a_missing_extra_is_named_with_its_command(parle_command, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    done = parle_command("train")
+    assert done.code == 3 and 'pip install "parle-sgd[data]"' in done.err and done.err.count("\n") == 1

@@ -1,0 +1,55 @@
+"""The public names, and that a name means one thing."""
+
+import inspect
+import subprocess
+import sys
+
+import parle
+
+PUBLIC = """
+ALGORITHMS Algorithm Communicator ConfigError DataParallel DivergedError ElasticSGD EntropySGD InProcess JoinError LocalSGD Metered
+Parle ParleDev2017 ParleError ParleRelease2018 PlainSGD Ramp Replicas Schedule Scoping SetupError Steps __version__ join
+""".split()
+
+
+def test_the_public_names_are_these():
+    assert sorted(parle.__all__) == sorted(PUBLIC)
+    assert all(getattr(parle, name) is not None for name in PUBLIC)
+
+
+def test_every_public_name_is_documented_in_one_sentence_first():
+    for name in PUBLIC:
+        thing = getattr(parle, name)
+        if inspect.isclass(thing) or inspect.isfunction(thing):
+            first = inspect.getdoc(thing).splitlines()[0]
+            assert first.endswith((".", ":", "`")) or "." in first or ":" in inspect.getdoc(thing), name
+
+
+def test_public_methods_are_documented():
+    for name in ("Replicas", "Algorithm", "Communicator", "Metered", "Scoping"):
+        for method, member in inspect.getmembers(getattr(parle, name), inspect.isfunction):
+            if not method.startswith("_"):
+                assert inspect.getdoc(member), f"{name}.{method}"
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    try:
+        parle.Parlee  # noqa: B018
+    except AttributeError as error:
+        assert "Parlee" in str(error)
+    else:
+        raise AssertionError("parle.Parlee exists")
+
+
+def test_forbidden_words_are_in_no_file_name():
+    from pathlib import Path
+
+    for path in Path(parle.__file__).parent.rglob("*.py"):
+        assert not any(word in path.stem for word in ("util", "common", "manager", "handler", "base_", "helper")), path
+
+
+def test_help_does_not_import_torch():
+    code = "import sys; sys.argv = ['parle', '--help']\nfrom parle.cli import app\ntry:\n    app()\nexcept SystemExit:\n    pass\nassert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "compare" in done.stdout
