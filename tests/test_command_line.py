@@ -12,8 +12,25 @@ import pytest
 import torch
 
 SHORT = ["train", "-e", "1", "--json"]
-KEYS = """run algorithm model data replicas epochs seed error_pct loss seconds images_per_second steps rounds gradient_evaluations
-bytes_sent_per_replica params exit_code""".split()
+KEYS = [
+    "run",
+    "algorithm",
+    "model",
+    "data",
+    "replicas",
+    "epochs",
+    "seed",
+    "error_pct",
+    "loss",
+    "seconds",
+    "images_per_second",
+    "steps",
+    "rounds",
+    "gradient_evaluations",
+    "bytes_sent_per_replica",
+    "params",
+    "exit_code",
+]
 
 
 def test_train_prints_one_json_object_and_fills_the_run_folder(parle_command):
@@ -38,7 +55,7 @@ def test_train_prints_one_json_object_and_fills_the_run_folder(parle_command):
 def test_the_resolved_configuration_reruns_to_the_same_numbers(parle_command):
     first = parle_command(*SHORT, "--name", "a", "--set", "algorithm.rho=0.5").json
     text = Path("runs/a/config.yaml").read_text()
-    assert "rho: 0.5" in text and "gamma: scoping(100.0, batches=" in text and "lr: steps(0.1, at=[" in text
+    assert "rho: 0.5" in text and "gamma: scoping(100.0, batches=" in text and "lr: steps(0.1, at=[]" in text
     again = parle_command("train", "-c", "runs/a/config.yaml", "--name", "b", "--json").json
     assert (again["error_pct"], again["loss"]) == (first["error_pct"], first["loss"])
     assert Path("runs/a/final/model.safetensors").read_bytes() == Path("runs/b/final/model.safetensors").read_bytes()
@@ -49,6 +66,33 @@ def test_an_option_beats_a_setting_beats_a_file_beats_a_default(parle_command):
     result = parle_command("train", "-c", "c.yaml", "--set", "seed=6", "--set", "replicas=2", "-n", "1", "--json", "--name", "a").json
     assert (result["epochs"], result["seed"], result["replicas"], result["algorithm"]) == (0.3, 6, 1, "local-sgd")
     assert "period: 7" in Path("runs/a/config.yaml").read_text()
+
+
+def test_another_algorithm_leaves_the_settings_of_the_former_behind(parle_command):
+    Path("c.yaml").write_text("epochs: 0.2\nalgorithm: {name: parle, rho: 0.7}\n")
+    assert parle_command("train", "-c", "c.yaml", "-a", "local-sgd", "--set", "algorithm.period=5", "--json", "--name", "a").code == 0
+    assert "period: 5" in Path("runs/a/config.yaml").read_text() and "rho" not in Path("runs/a/config.yaml").read_text()
+
+
+def test_the_papers_own_schedule_is_one_option_away(parle_command):
+    """44 batches in an epoch: springs by equation (9) with B = 44, outer rate dropped after 2 B rounds, the paper's variant."""
+    import yaml
+
+    parle_command("train", "-e", "0.2", "--set", "schedule=paper", "--name", "a")
+    algorithm = yaml.safe_load(Path("runs/a/config.yaml").read_text())["algorithm"]
+    assert algorithm == {
+        "name": "parle",
+        "variant": "paper",
+        "period": 25,
+        "gamma": "scoping(100.0, batches=44, floor=1.0)",
+        "rho": "scoping(1.0, batches=44, floor=0.1)",
+        "alpha": 0.75,
+        "lr": "steps(0.1, at=[88], factor=10.0)",
+        "momentum": 0.9,
+    }
+    parle_command("train", "-e", "0.2", "--set", "algorithm.variant=paper", "--name", "b")
+    algorithm = yaml.safe_load(Path("runs/b/config.yaml").read_text())["algorithm"]
+    assert algorithm["variant"] == "paper" and algorithm["lr"] == "steps(0.1, at=[], factor=10.0)"
 
 
 def test_a_fraction_of_an_epoch_is_trained(parle_command):

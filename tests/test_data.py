@@ -14,7 +14,7 @@ def test_the_embedded_digits_are_split_once_and_for_all():
     assert (len(first.train), len(first.test), first.shape, first.classes) == (1437, 360, (1, 8, 8), 10)
     assert torch.equal(first.test.images, again.test.images)
     images, labels = first.train.take(slice(0, 5))
-    assert images.dtype == torch.float32 and 0 <= images.min() and images.max() <= 1 and labels.dtype == torch.int64
+    assert images.dtype == torch.float32 and images.min() >= 0 and images.max() <= 1 and labels.dtype == torch.int64
 
 
 def test_a_folder_of_shards_is_read_in_order(make_shards, tmp_path):

@@ -92,3 +92,17 @@ def test_evaluating_more_often_changes_nothing():
         list(training.run())
         ends.append(training.replicas.solution_vector().clone())
     assert torch.equal(*ends)
+
+
+def test_replicas_that_step_in_threads_end_where_replicas_in_turn_do(tmp_path):
+    """Several devices step at the same time; here every replica is given a thread of its own on the one device there is."""
+    (tmp_path / "nets.py").write_text("from torch import nn\ndef net(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))\n")
+    for name, kind in parle.ALGORITHMS.items():
+        if kind.single:
+            continue
+        settings = {"algorithm": name, "model": f"{tmp_path}/nets.py:net"}
+        in_turn, in_threads = trained(60, **settings), trained(0, **settings)
+        in_threads._teams = [[0], [1], [2]]
+        in_threads._streams = [RandomStream(0, None, host=False) for _ in range(3)]
+        in_threads.advance(60)
+        assert torch.equal(in_turn.replicas.params, in_threads.replicas.params), name

@@ -82,7 +82,7 @@ def test_the_checks_find_an_algorithm_that_keeps_state_outside_its_vectors():
         def force(self, r):
             return r.params * 0.01 * getattr(self, "_count", 0)
 
-    with pytest.raises(AssertionError, match="other numbers|differs after resuming"):
+    with pytest.raises(AssertionError, match=r"other numbers|differs after resuming"):
         testing.check_algorithm(Forgetful(period=3))
 
 

@@ -16,9 +16,9 @@ def test_it_passes_the_checks_for_every_communicator(make):
 def test_the_checks_find_a_communicator_that_favours_a_replica():
     class Biased(parle.InProcess):
         def mean(self, vectors):
-            return list(vectors)[0].clone()
+            return next(iter(vectors)).clone()
 
-    with pytest.raises(AssertionError, match="differs? from that of InProcess|the parameters differ"):
+    with pytest.raises(AssertionError, match=r"differs? from that of InProcess|the parameters differ"):
         testing.check_communicator(Biased)
 
 

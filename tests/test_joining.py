@@ -161,7 +161,7 @@ def test_optimizers_of_other_models_are_refused():
 
 @pytest.mark.parametrize(("policy", "value"), [("start", "commn"), ("buffers", "recompte"), ("optimizer_state", "averge")])
 def test_an_unknown_policy_names_its_nearest_neighbour(policy, value):
-    with pytest.raises(parle.ConfigError, match="Did you mean (common|recompute|average)"):
+    with pytest.raises(parle.ConfigError, match=r"Did you mean (common|recompute|average)"):
         pair(**{policy: value})
 
 

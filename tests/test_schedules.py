@@ -84,6 +84,9 @@ def test_the_guard_warns_where_the_spring_overshoots():
     assert parle.Parle(lr=0.2, rho=0.1, momentum=0.0).caution() is not None
     assert parle.Parle(lr=0.13, rho=0.1, momentum=0.5).caution() is None
     assert parle.ElasticSGD(lr=0.2, rho=0.1).caution() is not None
+    assert parle.ParleDev2017(lr=0.13, rho=0.1).caution() is not None  # 1.43
+    assert parle.ParleRelease2018(lr=0.121, rho=0.1).caution() is not None  # 1.33, and its limit is 1.31
+    assert parle.Parle(lr=0.121, rho=0.1).caution() is None
     assert parle.LocalSGD().caution() is None
 
 

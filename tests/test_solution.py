@@ -16,7 +16,7 @@ def replicas():
     torch.manual_seed(0)
     models = [network(), network()]
     joined = parle.join(models, [torch.optim.SGD(m.parameters(), lr=0.1) for m in models], parle.LocalSGD(period=3))
-    for number in range(4):
+    for _number in range(4):
         for model, optimizer in zip(joined.models, joined.optimizers, strict=True):
             optimizer.zero_grad()
             model(torch.randn(32, 4)).square().mean().backward()

@@ -41,6 +41,20 @@ def test_parle_with_infinite_rho_is_independent_entropy_sgd():
         assert torch.equal(three.params[index], alone.params[0])
 
 
+def test_one_replica_of_the_development_code_is_entropy_sgd_with_a_larger_rate():
+    rho = 0.5
+    one = advance(coupled(parle.ParleDev2017(rho=rho, period=5, lr=0.08), replicas=1), 100)
+    entropy = advance(coupled(parle.EntropySGD(period=5, lr=0.08 * (1 + 1 / rho)), replicas=1), 100)
+    torch.testing.assert_close(one.params, entropy.params, rtol=1e-12, atol=1e-13)
+
+
+def test_the_development_code_with_infinite_rho_is_independent_entropy_sgd():
+    three = advance(coupled(parle.ParleDev2017(rho=math.inf, **ENTROPY)), 100)
+    for index in range(3):
+        alone = advance(coupled(parle.EntropySGD(**ENTROPY), replicas=1), 100, offset=index)
+        torch.testing.assert_close(three.params[index], alone.params[0], rtol=1e-12, atol=1e-13)
+
+
 def test_the_smallest_parle_is_the_plain_optimizer_to_rounding():
     algorithm = parle.Parle(period=1, gamma=math.inf, rho=math.inf, alpha=0.0, lr=1.0, momentum=0.0)
     torch.testing.assert_close(advance(coupled(algorithm, replicas=1), 80).params[0], plain(80), rtol=1e-12, atol=1e-13)

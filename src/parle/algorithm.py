@@ -50,7 +50,7 @@ class Algorithm:
     partial_rounds: ClassVar[bool] = True  # may a round close without all replicas?
     single: ClassVar[bool] = False  # for one replica only
     round_before_step: ClassVar[bool] = False  # the round is held on r.gradient, before the optimizer steps
-    fixed_inner_rate: ClassVar[bool] = False  # the inner learning rate keeps its initial value
+    fixed_inner_rate: ClassVar[bool] = False  # in the paper, the inner rate keeps its initial value and only the outer one drops
 
     def start(self, r: Vectors) -> None:
         """Add the replicas' own vectors, shape (replicas, N)."""

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from parle.errors import ConfigError, did_you_mean
 
 SMALL = 10_000  # samples; below that, the defaults are more and smaller steps
+PAPER_DROPS = (30, 60, 90)  # data epochs after which SGD drops its rate in the Parle paper, section 4.2
+PAPER_ROUNDS_OF_BATCHES = 2  # Parle and Entropy-SGD drop theirs after 2 of their epochs, each of as many rounds as there are batches
 
 
 class Strict(BaseModel):
@@ -59,12 +61,13 @@ class OptimizerConfig(Strict):
 
 
 class ScheduleConfig(Strict):
-    """How rates drop and springs tighten in the course of the run."""
+    """How rates drop and springs tighten in the course of the run: a short run's way, or the paper's (docs/decisions)."""
 
-    drops: list[float] = Field([0.5, 0.75], description="parts of the run after which the rate is divided by factor")
+    name: Literal["short", "paper"] = "short"
+    drops: list[float] = Field([0.5, 0.75], description="short: parts of the run after which the inner rate is divided by factor")
     factor: float = Field(10.0, gt=0)
-    scoping: Literal["run", "paper", "off"] = Field(
-        "run", description="run: gamma reaches its clip at the end of the run; paper: equation (9) with the batches of a data epoch; off: constant"
+    scoping: Literal["run", "paper", "off"] | None = Field(
+        None, description="run: gamma reaches its clip at the end of the run; paper: equation (9) with the batches of a data epoch; off: constant"
     )
 
     @field_validator("drops")
@@ -114,6 +117,9 @@ def load(file: Path | None = None, sets: tuple[str, ...] = (), options: dict[str
     4
     """
     tree = _from_file(file) if file else {}
+    given = {path: value for path, value in (options or {}).items() if value is not None}
+    if "algorithm.name" in given:  # before --set, which may hold settings of this algorithm
+        _put(tree, "algorithm.name", given["algorithm.name"])
     for text in sets:
         path, equals, value = text.partition("=")
         if not equals:
@@ -122,9 +128,8 @@ def load(file: Path | None = None, sets: tuple[str, ...] = (), options: dict[str
             _put(tree, path.strip(), yaml.safe_load(value))
         except yaml.YAMLError:
             _put(tree, path.strip(), value)
-    for path, value in (options or {}).items():
-        if value is not None:
-            _put(tree, path, value)
+    for path, value in given.items():
+        _put(tree, path, value)
     return parse(tree)
 
 
@@ -139,23 +144,40 @@ def parse(tree: dict) -> RunConfig:
 
 
 def algorithm_class(config: RunConfig):
-    """The class of the configured algorithm; ConfigError where there is none of that name."""
-    from parle.algorithms import ALGORITHMS
+    """The class of the configured algorithm and variant; ConfigError where there is none of that name.
 
-    name = config.algorithm["name"]
+    Of an algorithm with variants, the paper's schedule takes the paper's variant, a short run the first of the catalogue.
+    """
+    from parle.algorithms import ALGORITHMS, VARIANTS
+
+    name, variant = config.algorithm["name"], config.algorithm.get("variant")
     if name not in ALGORITHMS:
         raise ConfigError(f"`{name}` is not an algorithm. {did_you_mean(str(name), ALGORITHMS)} `parle list` shows all.")
-    return ALGORITHMS[name]
+    variants = VARIANTS.get(name, {})
+    if variant is None:
+        return next(iter(variants.values())) if variants and config.schedule.name == "short" else ALGORITHMS[name]
+    if variant not in variants:
+        raise ConfigError(
+            f"algorithm.variant is `{variant}`, which `{name}` does not have. {did_you_mean(str(variant), variants) if variants else ''}".rstrip()
+        )
+    return variants[variant]
 
 
 def settled(config: RunConfig, samples: int) -> RunConfig:
     """The configuration with every default written out that depends on the algorithm or the size of the data."""
+    from parle.algorithms import VARIANTS
+
     kind, small = algorithm_class(config), samples < SMALL
-    replicas = config.replicas or (1 if kind.single else 3)
-    batch_size = min(config.batch_size or (32 if small else 128), samples)
-    epochs, threads = config.epochs or (50.0 if small else 5.0), config.threads or (1 if small else None)
-    config = config.model_copy(update={"replicas": replicas, "batch_size": batch_size, "epochs": epochs, "threads": threads})
-    algorithm = {"name": config.algorithm["name"]} | algorithm_for(config, samples // batch_size).settings()
+    update: dict[str, Any] = {
+        "replicas": config.replicas or (1 if kind.single else 3),
+        "batch_size": min(config.batch_size or (32 if small else 128), samples),
+        "epochs": config.epochs or (50.0 if small else 5.0),
+        "threads": config.threads or (1 if small else None),
+    }
+    config = config.model_copy(update=update)
+    name = config.algorithm["name"]
+    variant = next((variant for variant, its in VARIANTS.get(name, {}).items() if its is kind), None)
+    algorithm = {"name": name} | ({"variant": variant} if variant else {}) | algorithm_for(config, samples // config.batch_size).settings()
     return config.model_copy(update={"algorithm": algorithm})
 
 
@@ -164,28 +186,38 @@ def steps_of(config: RunConfig, batches: int) -> int:
     return max(1, round(config.epochs * batches))
 
 
+def milestones(config: RunConfig, batches: int) -> tuple[int, ...]:
+    """The steps at which the inner rate drops: at parts of a short run; after the epochs of the paper, or never for its Parle."""
+    if config.schedule.name == "short":
+        return tuple(int(part * steps_of(config, batches)) for part in config.schedule.drops)
+    return () if algorithm_class(config).fixed_inner_rate else tuple(epoch * batches for epoch in PAPER_DROPS)
+
+
 def algorithm_for(config: RunConfig, batches: int):
     """The algorithm with its settings; rates and springs that are not given follow the schedule of the run.
 
-    `lr` starts at the optimizer's rate and drops with it; a spring with a clip in the paper is scoped by equation (9).
+    A spring with a clip in the paper is scoped by equation (9). An outer rate starts at the optimizer's rate. It drops with
+    the inner rate where the paper has one rate for both; where the paper drops it alone, it stays constant in a short run.
     """
     from parle import schedules
 
-    kind = algorithm_class(config)
-    given = {name: value for name, value in config.algorithm.items() if name != "name"}
-    algorithm, schedule = kind.from_settings(given), config.schedule
-    steps = steps_of(config, batches)
-    # where the period changes, its first value says how many rounds there will be, near enough for a schedule
-    rounds = max(1, steps // algorithm.at(0).period)
+    kind, schedule = algorithm_class(config), config.schedule
+    given = {name: value for name, value in config.algorithm.items() if name not in ("name", "variant")}
+    period = kind.from_settings(given).at(0).period  # where it changes, the first is near enough to count rounds
+    rounds, scoping = max(1, steps_of(config, batches) // period), schedule.scoping or ("run" if schedule.name == "short" else "paper")
+    if not kind.fixed_inner_rate:
+        drops = tuple(step // period for step in milestones(config, batches))
+    else:
+        drops = () if schedule.name == "short" else (PAPER_ROUNDS_OF_BATCHES * batches,)
     for field in fields(kind):
         clip = field.metadata.get("clip")
         if field.name in given:
             continue
         if field.metadata.get("rate"):
-            given[field.name] = schedules.Steps(config.optimizer.lr, tuple(int(part * rounds) for part in schedule.drops), schedule.factor)
-        elif clip is not None and schedule.scoping == "paper":
+            given[field.name] = schedules.Steps(config.optimizer.lr, drops, schedule.factor)
+        elif clip is not None and scoping == "paper":
             given[field.name] = schedules.Scoping(field.default, batches, clip)
-        elif clip is not None and schedule.scoping == "run":
+        elif clip is not None and scoping == "run":
             given[field.name] = schedules.Scoping.over(rounds, field.default, clip)
     return kind.from_settings(given)
 
@@ -213,7 +245,9 @@ def _from_file(file: Path) -> dict:
 
 
 def _put(tree: dict, path: str, value: Any) -> None:
-    """Set a value at a dotted path; naming another algorithm, model or data leaves the settings of the former behind."""
+    """Set a value at a dotted path; another algorithm leaves the settings of the former behind."""
+    if isinstance(value, str) and path in ("model", "data", "algorithm", "optimizer", "schedule"):
+        path += ".name"
     *above, last = path.split(".")
     for key in above:
         if isinstance(tree.get(key), str):
@@ -221,11 +255,9 @@ def _put(tree: dict, path: str, value: Any) -> None:
         tree = tree.setdefault(key, {})
         if not isinstance(tree, dict):
             raise ConfigError(f"{path} cannot be set: {key} is a value, not a group of settings.")
-    current = tree.get(last)
-    if isinstance(value, str) and isinstance(current, dict) and current.get("name", value) == value:
-        current["name"] = value
-    else:
-        tree[last] = value
+    if path == "algorithm.name" and tree.get("name", value) != value:
+        tree.clear()
+    tree[last] = value
 
 
 def _one_line(error: dict) -> str:

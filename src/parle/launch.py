@@ -92,7 +92,7 @@ def plan_for(settings: config.RunConfig, found: data.Data) -> Plan:
         momentum=optimizer.momentum,
         nesterov=optimizer.nesterov,
         weight_decay=optimizer.weight_decay,
-        milestones=tuple(int(part * steps) for part in schedule.drops),
+        milestones=config.milestones(settings, batches),
         factor=schedule.factor,
         start=settings.start,
         buffers=settings.buffers,

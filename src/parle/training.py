@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -133,14 +134,18 @@ class Training:
         self._since = self.step
         return record
 
-    def solution(self, refresh: int | None = None):
+    @contextmanager
+    def solution(self, refresh: int | None = None) -> Iterator[nn.Module]:
         """The first model as the solution, inside `with`; BatchNorm estimated from `refresh` samples (None: from all)."""
         split = self.batches[0].split
         if refresh is not None and refresh < len(split):
             generator = torch.Generator().manual_seed(derive(self.plan.seed, "refresh"))
             chosen = torch.randperm(len(split), generator=generator)[:refresh].to(split.labels.device)
             split = Split(split.images[chosen], split.labels[chosen], split.scale)
-        return self.replicas.solution(in_turn(split))
+        sent = self.meter.state_dict()
+        with self.replicas.solution(in_turn(split)) as model:
+            self.meter.load_state_dict(sent)  # what is sent only to evaluate is not counted
+            yield model
 
     def state_dict(self) -> dict:
         """All that the next step depends on."""
@@ -185,8 +190,8 @@ class Training:
         return SGD(parameters, lr=plan.lr, momentum=plan.momentum, nesterov=plan.nesterov, weight_decay=plan.weight_decay)
 
     def _set_rates(self) -> None:
-        """Drop the inner rates at the milestones, unless the algorithm keeps them fixed."""
-        milestones = () if self.plan.algorithm.fixed_inner_rate else self.plan.milestones
+        """Drop the inner rates at the milestones."""
+        milestones = self.plan.milestones
         self._schedulers = []
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:

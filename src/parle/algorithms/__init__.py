@@ -19,3 +19,6 @@ ALGORITHMS = {
     "data-parallel": DataParallel,
     "sgd": PlainSGD,
 }
+
+# The variants of an algorithm. A short run of the command line takes the first: see docs/decisions/0002.
+VARIANTS = {"parle": {"dev2017": ParleDev2017, "paper": Parle, "release2018": ParleRelease2018}}

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from parle.algorithm import Algorithm, setting
+from parle.algorithms.stability import overshoots
 from parle.schedules import Schedule
 from parle.vectors import nesterov
 
@@ -65,3 +66,6 @@ class ParleDev2017(Algorithm):
 
     def solution(self, r):
         return r.x
+
+    def caution(self):
+        return overshoots(step=self.lr, pull=1 + 1 / self.rho, rule="lr (1 + 1/rho)", momentum=self.momentum)

@@ -54,7 +54,8 @@ def _bytes(kind: type[Algorithm], parameters: int) -> str:
         return "nothing is sent: there is one replica"
     size = kind.vectors_sent * parameters * 4
     when = "step" if kind.round_before_step else "round, that is every `period` steps"
+    more = "; one vector more whenever the solution is formed" if "solution" in vars(kind) else ""
     return (
         f"{kind.vectors_sent} vector of N numbers from each replica per {when}: {size:,} bytes for N = {parameters:,} in float32 in one process, "
-        "2 (n - 1)/n times that by a ring all-reduce"
+        f"2 (n - 1)/n times that by a ring all-reduce{more}"
     )

@@ -1,0 +1,68 @@
+"""Every block of the documents runs, and so does every example in a docstring.
+
+In a Markdown file, blocks of `python` run one after the other in one namespace; in blocks of `sh`, the lines that begin with
+`parle ` run. A block below a comment `<!-- not run: reason -->` is left out.
+"""
+
+import doctest
+import importlib
+import pkgutil
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import parle
+
+ROOT = Path(parle.__file__).parent.parent.parent
+DOCUMENTS = [path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("experiments/**/*.md"), *ROOT.glob("benchmarks/*.md"))]
+BLOCK = re.compile(r"(<!-- not run: [^\n]+ -->\n+)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+MODULES = [name for _, name, _ in pkgutil.walk_packages(parle.__path__, "parle.") if not name.endswith("__main__")]
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return [text for skipped, its, text in BLOCK.findall(path.read_text()) if its == language and not skipped]
+
+
+@pytest.mark.parametrize("path", [path for path in DOCUMENTS if blocks(path, "python")], ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_python_of_a_document_runs(path):
+    namespace = {"__name__": "document"}
+    for text in blocks(path, "python"):
+        exec(compile(text, str(path), "exec", dont_inherit=True), namespace)
+
+
+@pytest.mark.parametrize("path", [path for path in DOCUMENTS if blocks(path, "sh")], ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_commands_of_a_document_run(path, parle_command):
+    for text in blocks(path, "sh"):
+        for line in text.splitlines():
+            if line.startswith("parle "):
+                done = parle_command(*shlex.split(line, comments=True)[1:])
+                assert done.code == 0, (line, done.err)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_links_of_a_document_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text()):
+        assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_examples_in_docstrings_run(name):
+    module = importlib.import_module(name)
+    failed, _ = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert failed == 0
+
+
+def test_every_public_class_and_function_has_an_example_that_runs():
+    without = ["Algorithm", "ALGORITHMS", "Communicator", "Replicas", "Schedule", "__version__"]  # abstract, or made by join
+    for name in parle.__all__:
+        if name not in without and not name.endswith("Error"):
+            assert ">>>" in getattr(parle, name).__doc__, name
+
+
+def test_the_file_tree_in_the_readme_is_the_file_tree():
+    tree = re.search(r"```text\nsrc/parle/\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL).group(1)
+    listed = {line.split()[0].rstrip("/") for line in tree.splitlines() if line.strip()}
+    found = {path.name for path in (ROOT / "src" / "parle").iterdir() if not path.name.startswith("__")}
+    assert listed == found
