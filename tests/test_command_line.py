@@ -55,7 +55,7 @@ def test_train_prints_one_json_object_and_fills_the_run_folder(parle_command):
 def test_the_resolved_configuration_reruns_to_the_same_numbers(parle_command):
     first = parle_command(*SHORT, "--name", "a", "--set", "algorithm.rho=0.5").json
     text = Path("runs/a/config.yaml").read_text()
-    assert "rho: 0.5" in text and "gamma: scoping(100.0, batches=" in text and "lr: steps(0.1, at=[]" in text
+    assert "rho: 0.5" in text and "gamma: scoping(100.0, batches=" in text and "lr: steps(0.1, at=[1], factor=3.0)" in text
     again = parle_command("train", "-c", "runs/a/config.yaml", "--name", "b", "--json").json
     assert (again["error_pct"], again["loss"]) == (first["error_pct"], first["loss"])
     assert Path("runs/a/final/model.safetensors").read_bytes() == Path("runs/b/final/model.safetensors").read_bytes()
@@ -92,7 +92,7 @@ def test_the_papers_own_schedule_is_one_option_away(parle_command):
     }
     parle_command("train", "-e", "0.2", "--set", "algorithm.variant=paper", "--name", "b")
     algorithm = yaml.safe_load(Path("runs/b/config.yaml").read_text())["algorithm"]
-    assert algorithm["variant"] == "paper" and algorithm["lr"] == "steps(0.1, at=[], factor=10.0)"
+    assert algorithm["variant"] == "paper" and algorithm["lr"] == "steps(0.1, at=[1], factor=3.0)"
 
 
 def test_a_fraction_of_an_epoch_is_trained(parle_command):

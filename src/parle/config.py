@@ -66,11 +66,13 @@ class ScheduleConfig(Strict):
     name: Literal["short", "paper"] = "short"
     drops: list[float] = Field([0.5, 0.75], description="short: parts of the run after which the inner rate is divided by factor")
     factor: float = Field(10.0, gt=0)
+    outer_drops: list[float] = Field([0.75], description="short: parts after which an outer rate that the paper drops alone is divided by outer_factor")
+    outer_factor: float = Field(3.0, gt=0)
     scoping: Literal["run", "paper", "off"] | None = Field(
         None, description="run: gamma reaches its clip at the end of the run; paper: equation (9) with the batches of a data epoch; off: constant"
     )
 
-    @field_validator("drops")
+    @field_validator("drops", "outer_drops")
     @classmethod
     def _parts_of_the_run(cls, drops):
         if any(not 0 < drop < 1 for drop in drops):
@@ -189,7 +191,7 @@ def steps_of(config: RunConfig, batches: int) -> int:
 def milestones(config: RunConfig, batches: int) -> tuple[int, ...]:
     """The steps at which the inner rate drops: at parts of a short run; after the epochs of the paper, or never for its Parle."""
     if config.schedule.name == "short":
-        return tuple(int(part * steps_of(config, batches)) for part in config.schedule.drops)
+        return tuple(max(1, int(part * steps_of(config, batches))) for part in config.schedule.drops)
     return () if algorithm_class(config).fixed_inner_rate else tuple(epoch * batches for epoch in PAPER_DROPS)
 
 
@@ -197,7 +199,7 @@ def algorithm_for(config: RunConfig, batches: int):
     """The algorithm with its settings; rates and springs that are not given follow the schedule of the run.
 
     A spring with a clip in the paper is scoped by equation (9). An outer rate starts at the optimizer's rate. It drops with
-    the inner rate where the paper has one rate for both; where the paper drops it alone, it stays constant in a short run.
+    the inner rate where the paper has one rate for both; where the paper drops it alone, it has drops of its own.
     """
     from parle import schedules
 
@@ -205,16 +207,17 @@ def algorithm_for(config: RunConfig, batches: int):
     given = {name: value for name, value in config.algorithm.items() if name not in ("name", "variant")}
     period = kind.from_settings(given).at(0).period  # where it changes, the first is near enough to count rounds
     rounds, scoping = max(1, steps_of(config, batches) // period), schedule.scoping or ("run" if schedule.name == "short" else "paper")
-    if not kind.fixed_inner_rate:
-        drops = tuple(step // period for step in milestones(config, batches))
-    else:
-        drops = () if schedule.name == "short" else (PAPER_ROUNDS_OF_BATCHES * batches,)
+    drops, factor = tuple(step // period for step in milestones(config, batches)), schedule.factor
+    if kind.fixed_inner_rate and schedule.name == "short":
+        drops, factor = tuple(max(1, int(part * rounds)) for part in schedule.outer_drops), schedule.outer_factor
+    elif kind.fixed_inner_rate:
+        drops = (PAPER_ROUNDS_OF_BATCHES * batches,)
     for field in fields(kind):
         clip = field.metadata.get("clip")
         if field.name in given:
             continue
         if field.metadata.get("rate"):
-            given[field.name] = schedules.Steps(config.optimizer.lr, drops, schedule.factor)
+            given[field.name] = schedules.Steps(config.optimizer.lr, drops, factor)
         elif clip is not None and scoping == "paper":
             given[field.name] = schedules.Scoping(field.default, batches, clip)
         elif clip is not None and scoping == "run":

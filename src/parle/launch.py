@@ -281,6 +281,6 @@ def describe_machine() -> dict:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "cuda": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
-        "command": sys.argv,
+        "command": ["parle", *sys.argv[1:]],
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
