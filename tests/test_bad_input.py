@@ -46,6 +46,7 @@ MISTAKES = [
     (["train", "--set", "schedule=shrot"], 2, "schedule.name is 'shrot', but it should be 'short' or 'paper'"),
     (["train", "-n", "0"], 2, "replicas is 0, but it should be greater than or equal to 1"),
     (["train", "-n", "2", "-a", "entropy-sgd"], 2, "EntropySGD trains one replica, got 2"),
+    (["train", "-b", "1"], 2, "Model `mlp` cannot take a batch of 1 images of shape (1, 8, 8): Expected more than 1 value per channel"),
     (["train", "-n", "two"], 2, "Invalid value for '-n'"),
     (["train", "-e", "0"], 2, "epochs is 0.0, but it should be greater than 0"),
     (["train", "--lr", "nan"], 2, "optimizer.lr is nan"),

@@ -41,6 +41,9 @@ def test_a_period_may_change_with_the_round():
 
     replicas = advance(coupled(parle.LocalSGD(period=parle.Ramp(1, 4, every=1))), 10)
     assert replicas.round == 4  # 1 + 2 + 3 + 4
+    assert parle.LocalSGD(period=parle.Steps(16, at=(1,), factor=4)).at(1).period == 4
+    with pytest.raises(parle.ConfigError, match=r"In round 1: LocalSGD.period must be a whole number or a schedule, got 2.5"):
+        parle.LocalSGD(period=parle.Steps(10, at=(1,), factor=4)).at(1)
 
 
 @pytest.mark.parametrize("text", ["scopng(1)", "steps", "steps(0.1, at=[x])", "steps(0.1, wrong=1)", "__import__('os')", "scoping(1.0)", ")("])

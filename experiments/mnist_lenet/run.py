@@ -20,9 +20,9 @@ EPOCHS = 5  # of each replica; the "x 3" baselines spend as many gradient evalua
 
 # name in the table: (what it is, epochs as a multiple of EPOCHS, arguments of `parle train`)
 CASES = {
-    "parle": ("Parle, the paper's equations, defaults of `train`", 1, ["-a", "parle"]),
-    "parle-paper-schedule": ("Parle, the paper's own schedule", 1, ["-a", "parle", "--set", "schedule=paper"]),
-    "parle-dev2017": ("Parle, development code of 2017", 1, ["-a", "parle-dev2017"]),
+    "parle": ("**Parle, defaults of `train`** (variant dev2017)", 1, ["-a", "parle"]),
+    "parle-paper": ("Parle, the paper's equations, short schedule", 1, ["-a", "parle", "--set", "algorithm.variant=paper"]),
+    "parle-paper-schedule": ("Parle, the paper's equations and schedule", 1, ["-a", "parle", "--set", "schedule=paper"]),
     "parle-release2018": ("Parle, released program of 2018", 1, ["-a", "parle-release2018"]),
     "elastic-sgd": ("Elastic-SGD, a round at every step", 1, ["-a", "elastic-sgd"]),
     "local-sgd": ("Local SGD, period 25", 1, ["-a", "local-sgd"]),
@@ -31,7 +31,6 @@ CASES = {
     "sgd": ("One plain SGD", 1, ["-a", "sgd"]),
     "sgd-x3": ("One plain SGD, 15 epochs", 3, ["-a", "sgd"]),
     "entropy-sgd": ("Entropy-SGD, one replica", 1, ["-a", "entropy-sgd"]),
-    "entropy-sgd-x3": ("Entropy-SGD, one replica, 15 epochs", 3, ["-a", "entropy-sgd"]),
 }
 
 

@@ -87,9 +87,10 @@ class Algorithm:
 
     def at(self, round: int) -> Algorithm:
         """This algorithm with every schedule replaced by its number in that round."""
-        moving = {f.name: schedules.at(getattr(self, f.name), round) for f in dataclasses.fields(self) if callable(getattr(self, f.name))}
+        moving = {f: getattr(self, f.name)(round) for f in dataclasses.fields(self) if callable(getattr(self, f.name))}
         if not moving:
             return self
+        moving = {f.name: int(value) if f.metadata.get("whole") and value == value // 1 else value for f, value in moving.items()}
         try:
             return dataclasses.replace(self, **moving)
         except ConfigError as error:

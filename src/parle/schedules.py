@@ -7,7 +7,6 @@ Its text form, such as `scoping(100.0, batches=469, floor=1.0)`, is what files a
 import ast
 import dataclasses
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from parle.errors import ConfigError, did_you_mean
@@ -99,13 +98,6 @@ class Ramp(Schedule):
 
 
 SCHEDULES = {kind.__name__.lower(): kind for kind in (Scoping, Steps, Ramp)}
-
-Setting = float | Callable[[int], float]
-
-
-def at(value: Setting, round: int) -> float:
-    """The number that a setting has in a round, whether it is a number or a function of the round."""
-    return value(round) if callable(value) else value
 
 
 def parse(text: str) -> Schedule:

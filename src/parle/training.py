@@ -64,7 +64,7 @@ class Training:
         self._test = plan.data.test.to(places[0])
         self.batches = [Batches(self._train[device], plan.batch_size, plan.seed, index) for index, device in enumerate(places)]
         models = [self._model(index, device) for index, device in enumerate(places)]
-        check_fits(plan.model, models[0], self._test.take(slice(0, 2))[0], plan.data.classes)
+        check_fits(plan.model, models[0], self.batches[0].split.take(slice(0, plan.batch_size))[0], plan.data.classes)
         self._streams = [RandomStream(derive(plan.seed, "steps", i), device, len(self._train) == 1) for i, device in enumerate(places)]
         self._optimizers = [self._optimizer(model) for model in models]
         self.meter = parle.Metered(parle.InProcess())

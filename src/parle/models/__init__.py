@@ -3,8 +3,10 @@
 import inspect
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
+from parle.buffers import preserved
 from parle.errors import ConfigError, did_you_mean
 from parle.models.lenet import lenet
 from parle.models.mlp import mlp
@@ -46,15 +48,17 @@ def builder(name: str, shape: tuple[int, ...], classes: int) -> Build:
 
 
 def check_fits(name: str, model: nn.Module, images: Tensor, classes: int) -> None:
-    """Raise ConfigError unless the model, in evaluation mode, maps the images to one number per class."""
-    was_training = model.training
-    model.eval()
-    try:
-        output = model(images)
-    except Exception as error:
-        raise ConfigError(f"Model `{name}` cannot take images of shape {tuple(images.shape[1:])}: {str(error).splitlines()[0]}") from error
-    finally:
-        model.train(was_training)
+    """Raise ConfigError unless the model maps a batch of images to one number per class, in training and in evaluation mode."""
+    with preserved(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        try:
+            model.train()
+            model(images)
+            model.eval()
+            output = model(images)
+        except Exception as error:
+            raise ConfigError(
+                f"Model `{name}` cannot take a batch of {len(images)} images of shape {tuple(images.shape[1:])}: {str(error).splitlines()[0]}"
+            ) from error
     if not isinstance(output, Tensor) or output.shape != (len(images), classes):
         got = tuple(output.shape[1:]) if isinstance(output, Tensor) else type(output).__name__
         raise ConfigError(f"Model `{name}` returns {got} per image, expected {classes} numbers, one for each class of the data.")

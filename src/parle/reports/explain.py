@@ -9,6 +9,7 @@ from torch import nn
 
 import parle
 from parle.algorithm import Algorithm
+from parle.algorithms import VARIANTS
 
 
 def page(name: str, kind: type[Algorithm], parameters: int = 1_000_000) -> str:
@@ -30,7 +31,14 @@ def page(name: str, kind: type[Algorithm], parameters: int = 1_000_000) -> str:
         "## Special cases",
         "\n".join(f"- {case}" for case in kind.special_cases),
     ]
+    if name in VARIANTS:
+        sections += ["## Variants", _variants(VARIANTS[name])]
     return "\n\n".join(sections) + "\n"
+
+
+def _variants(variants: dict[str, type[Algorithm]]) -> str:
+    lines = [f"- {variant}: {inspect.getdoc(kind).splitlines()[0]}" for variant, kind in variants.items()]
+    return "\n".join(lines) + f"\n\n`train` takes {next(iter(variants))} in a short run; choose with --set algorithm.variant=NAME or --set schedule=paper."
 
 
 def vectors_kept(kind: type[Algorithm]) -> list[str]:
