@@ -66,7 +66,7 @@ class ScheduleConfig(Strict):
     name: Literal["short", "paper"] = "short"
     drops: list[float] = Field([0.5, 0.75], description="short: parts of the run after which the inner rate is divided by factor")
     factor: float = Field(10.0, gt=0)
-    outer_drops: list[float] = Field([0.75], description="short: parts after which an outer rate that the paper drops alone is divided by outer_factor")
+    outer_drops: list[float] = Field([0.75], description="short: parts of the run after which an outer rate is divided by outer_factor")
     outer_factor: float = Field(3.0, gt=0)
     scoping: Literal["run", "paper", "off"] | None = Field(
         None, description="run: gamma reaches its clip at the end of the run; paper: equation (9) with the batches of a data epoch; off: constant"
@@ -198,8 +198,8 @@ def milestones(config: RunConfig, batches: int) -> tuple[int, ...]:
 def algorithm_for(config: RunConfig, batches: int):
     """The algorithm with its settings; rates and springs that are not given follow the schedule of the run.
 
-    A spring with a clip in the paper is scoped by equation (9). An outer rate starts at the optimizer's rate. It drops with
-    the inner rate where the paper has one rate for both; where the paper drops it alone, it has drops of its own.
+    A spring with a clip in the paper is scoped by equation (9). An outer rate starts at the optimizer's rate; in a short run
+    it has drops of its own, in the paper's schedule it drops with the inner one, or alone where the inner one is fixed.
     """
     from parle import schedules
 
@@ -207,11 +207,12 @@ def algorithm_for(config: RunConfig, batches: int):
     given = {name: value for name, value in config.algorithm.items() if name not in ("name", "variant")}
     period = kind.from_settings(given).at(0).period  # where it changes, the first is near enough to count rounds
     rounds, scoping = max(1, steps_of(config, batches) // period), schedule.scoping or ("run" if schedule.name == "short" else "paper")
-    drops, factor = tuple(step // period for step in milestones(config, batches)), schedule.factor
-    if kind.fixed_inner_rate and schedule.name == "short":
+    if schedule.name == "short":
         drops, factor = tuple(max(1, int(part * rounds)) for part in schedule.outer_drops), schedule.outer_factor
     elif kind.fixed_inner_rate:
-        drops = (PAPER_ROUNDS_OF_BATCHES * batches,)
+        drops, factor = (PAPER_ROUNDS_OF_BATCHES * batches,), schedule.factor
+    else:
+        drops, factor = tuple(step // period for step in milestones(config, batches)), schedule.factor
     for field in fields(kind):
         clip = field.metadata.get("clip")
         if field.name in given:
