@@ -12,6 +12,16 @@ def narrow(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 7))
 def raises(): raise ValueError("no net today")
 def text(): return "not a module"
 value = 3
+def asserts():
+    class Picky(nn.Linear):
+        def forward(self, x): assert x.shape[1] == 3
+    return Picky(2, 2)
+def frozen(): return good().requires_grad_(False)
+def lazy(): return nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
+def pair():
+    class Pair(nn.Linear):
+        def forward(self, x): return super().forward(x.flatten(1)), 1
+    return Pair(64, 10)
 class Explodes(nn.Module):
     def __init__(self):
         super().__init__()
@@ -47,6 +57,17 @@ MISTAKES = [
     (["train", "-n", "0"], 2, "replicas is 0, but it should be greater than or equal to 1"),
     (["train", "-n", "2", "-a", "entropy-sgd"], 2, "EntropySGD trains one replica, got 2"),
     (["train", "-b", "1"], 2, "Model `mlp` cannot take a batch of 1 images of shape (1, 8, 8): Expected more than 1 value per channel"),
+    (["train", "-m", "nets.py:asserts"], 2, "cannot take a batch of 32 images of shape (1, 8, 8): AssertionError"),
+    (["train", "-m", "nets.py:frozen"], 2, "The model has no trainable parameters"),
+    (["train", "-m", "nets.py:lazy"], 2, "has no shape yet"),
+    (["train", "-m", "nets.py:pair"], 2, "returns a tuple per image, expected 10 numbers"),
+    (["train", "--set", "algorithm.variant=[a]"], 2, "which `parle` does not have"),
+    (["train", "--set", "algorithm.name=[a]"], 2, "is not an algorithm"),
+    (["train", "--set", 'algorithm.gamma=scoping("a", batches=3)'], 2, "is not a number or a schedule"),
+    (["train", "--set", "evaluation.refresh=1"], 2, "evaluation.refresh is 1, but it should be greater than or equal to 2"),
+    (["train", "--device", "meta"], 3, "Device meta is not usable"),
+    (["train", "--name", "../escape"], 2, "--name ../escape is not a plain name"),
+    (["train", "--resume", "--name", "a", "--overwrite"], 2, "give --name, and no other setting"),
     (["train", "-n", "two"], 2, "Invalid value for '-n'"),
     (["train", "-e", "0"], 2, "epochs is 0.0, but it should be greater than 0"),
     (["train", "--lr", "nan"], 2, "optimizer.lr is nan"),
@@ -99,6 +120,38 @@ def test_a_truncated_shard_is_named(parle_command, make_shards):
     shard.write_bytes(shard.read_bytes()[:500])
     done = parle_command("train", "-d", folder)
     assert done.code == 2 and f"{shard} cannot be read" in done.err and "truncated" in done.err and done.err.count("\n") == 1
+
+
+def test_labels_that_are_no_numbers_are_named(parle_command, make_shards):
+    done = parle_command("train", "-d", make_shards(labels=["cat"] * 60))
+    assert done.code == 2 and "are string or missing, expected whole numbers" in done.err and done.err.count("\n") == 1
+
+
+def test_a_file_may_have_dataclasses_and_neighbours(parle_command, tmp_path):
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "parts_of_mine.py").write_text("from torch import nn\ndef layer(): return nn.Linear(64, 10)\n")
+    (folder / "mine.py").write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom torch import nn\nfrom parts_of_mine import layer\n"
+        "@dataclass\nclass Shape:\n    width: int = 3\n"
+        "def net(): return nn.Sequential(nn.Flatten(), layer())\n"
+    )
+    done = parle_command("train", "-e", "0.1", "-m", folder / "mine.py:net", "--json")
+    assert done.code == 0, done.err
+
+
+def test_a_crash_is_noted_in_the_status(parle_command, monkeypatch):
+    from pathlib import Path
+
+    from parle.training import Training
+
+    def broken(*_):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(Training, "advance", broken)
+    with pytest.raises(RuntimeError):
+        parle_command("train", "--name", "a")
+    assert '"state": "failed"' in Path("runs/a/status.json").read_text()
 
 
 def test_a_damaged_image_is_named(parle_command, make_shards):

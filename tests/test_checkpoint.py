@@ -22,7 +22,7 @@ def test_a_state_reads_back_as_it_was(tmp_path):
     assert state["nested"]["a"]["b"].dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "text"])
+@pytest.mark.parametrize("damage", ["flip", "flip in the header", "truncate", "remove", "text", "edit"])
 def test_a_damaged_checkpoint_is_reported(tmp_path, damage):
     folder = tmp_path / "step-00000001"
     checkpoint.write(folder, STATE)
@@ -31,6 +31,13 @@ def test_a_damaged_checkpoint_is_reported(tmp_path, damage):
     if damage == "flip":
         content[-1] ^= 1
         tensors.write_bytes(content)
+    elif damage == "flip in the header":
+        content[12] ^= 1
+        tensors.write_bytes(content)
+    elif damage == "edit":
+        text = (folder / checkpoint.STATE).read_text()
+        assert "2.5" in text
+        (folder / checkpoint.STATE).write_text(text.replace("2.5", "3.5"))
     elif damage == "truncate":
         tensors.write_bytes(content[:-5])
     elif damage == "remove":
@@ -58,6 +65,26 @@ def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
 def test_what_a_checkpoint_cannot_hold_is_refused(tmp_path):
     with pytest.raises(TypeError, match="cannot hold a set"):
         checkpoint.write(tmp_path / "step-00000001", {"a": {1, 2}})
+
+
+@pytest.mark.parametrize("cut", [21, 22, 23, 33])
+def test_resuming_at_a_drop_of_the_rate_drops_it_once(cut, tmp_path):
+    """One epoch of 44 steps: the inner rate drops at 22 and 33."""
+
+    def fresh():
+        settings = config.load(sets=("epochs=1", "algorithm=local-sgd"))
+        found = launch.load_data(settings)
+        return Training(launch.plan_for(config.settled(settings, len(found.train)), found))
+
+    whole, half, resumed = fresh(), fresh(), fresh()
+    assert whole.plan.milestones == (22, 33)
+    whole.advance(44)
+    half.advance(cut)
+    checkpoint.write(tmp_path / "step", half.state_dict())
+    resumed.load_state_dict(checkpoint.read(tmp_path / "step"))
+    resumed.advance(44 - cut)
+    assert torch.equal(whole.replicas.params, resumed.replicas.params)
+    assert [whole.rate(step) for step in (0, 21, 22, 33)] == [0.1, 0.1, 0.1 / 10, 0.1 / 100]
 
 
 @pytest.mark.parametrize("name", parle.ALGORITHMS)

@@ -70,6 +70,14 @@ def test_an_unwritable_cache_is_no_error(make_shards, tmp_path):
     assert len(data.load(str(make_shards()), cache_dir=tmp_path / "file").train) == 60
 
 
+def test_a_last_batch_of_one_joins_the_one_before():
+    for count, sizes in ((7, [3, 4]), (8, [3, 3, 2]), (6, [3, 3]), (1, [1]), (4, [4])):
+        split = Split(torch.arange(count).reshape(count, 1, 1, 1), torch.arange(count))
+        batches = [labels for _, labels in data.in_turn(split, 3)]
+        assert [len(labels) for labels in batches] == sizes
+        assert torch.cat(batches).tolist() == list(range(count))
+
+
 def test_every_epoch_visits_each_sample_once_in_a_new_order():
     split = Split(torch.arange(12).reshape(12, 1, 1, 1), torch.arange(12))
     batches = Batches(split, 4, seed=0, replica=0)
@@ -92,13 +100,18 @@ def test_data_of_ones_own(tmp_path):
     (tmp_path / "mine.py").write_text(
         "import torch\n"
         "def tensors():\n    return torch.rand(20, 1, 4, 4), torch.arange(20) % 3, torch.rand(6, 1, 4, 4), torch.arange(6) % 3\n"
-        "def wrong():\n    return torch.rand(20, 16), torch.zeros(20), torch.rand(6, 16), torch.zeros(6)\n"
+        "def wrong():\n    return torch.rand(20, 16), torch.arange(20), torch.rand(6, 16), torch.arange(6)\n"
+        "def columns():\n    return torch.rand(20, 1, 4, 4), torch.zeros(20, 1), torch.rand(6, 1, 4, 4), torch.zeros(6, 1)\n"
+        "def bytes_():\n    return (torch.full((9, 1, 4, 4), 255, dtype=torch.uint8), torch.arange(9) % 3) * 2\n"
         "def broken():\n    return 1 / 0\n"
     )
     found = data.load(f"{tmp_path}/mine.py:tensors")
     assert found.classes == 3 and found.shape == (1, 4, 4)
     with pytest.raises(parle.ConfigError, match=r"have shape \(20, 16\) for 20 labels"):
         data.load(f"{tmp_path}/mine.py:wrong")
+    with pytest.raises(parle.ConfigError, match=r"labels of .* have shapes \[\(20, 1\), \(6, 1\)\]"):
+        data.load(f"{tmp_path}/mine.py:columns")
+    assert data.load(f"{tmp_path}/mine.py:bytes_").train.take(slice(None))[0].max() == 1.0
     with pytest.raises(parle.ConfigError, match="ZeroDivisionError"):
         data.load(f"{tmp_path}/mine.py:broken")
 
@@ -109,7 +122,7 @@ def test_the_hub_is_asked_for_the_namespaced_id_and_kept_as_shards(tmp_path, mon
 
     folder, asked = make_shards(), []
 
-    def load_dataset(*arguments):
+    def load_dataset(*arguments, download_config):
         asked.append(arguments)
         files = {part: str(next(folder.glob(f"{part}-*.parquet"))) for part in ("train", "test")}
         return {part: datasets.Dataset.from_parquet(file, cache_dir=str(tmp_path / "hf")) for part, file in files.items()}
@@ -124,7 +137,7 @@ def test_the_hub_is_asked_for_the_namespaced_id_and_kept_as_shards(tmp_path, mon
 def test_without_a_network_the_command_that_fetches_is_named(tmp_path, monkeypatch):
     import datasets
 
-    def load_dataset(*_):
+    def load_dataset(*_, **__):
         raise ConnectionError("no route")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)

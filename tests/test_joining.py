@@ -179,18 +179,195 @@ def test_moving_the_model_after_joining_is_refused():
         replicas.optimizers[0].step()
 
 
-def test_a_step_skipped_on_one_replica_is_noticed():
+def test_a_replica_that_steps_alone_is_noticed():
     replicas = coupled(parle.LocalSGD(period=2), replicas=2)
-    advance(replicas, 1)
     model, optimizer = replicas.models[0], replicas.optimizers[0]
-    for number in (1, 2):
-        optimizer.zero_grad()
-        model.loss(0, number).backward()
-        if number == 2:
-            with pytest.raises(parle.JoinError, match="Replica 0 has taken its 2 steps of round 0, but replica 1 only 1"):
-                optimizer.step()
-        else:
+    with pytest.raises(parle.JoinError, match=r"Replica 0 steps again in round 0.* have taken \[10, 0\] steps of 2"):
+        for number in range(20):
+            optimizer.zero_grad()
+            model.loss(0, number).backward()
             optimizer.step()
+
+
+@pytest.mark.parametrize("skipping", [0, 1])
+def test_a_step_that_a_grad_scaler_passes_over_does_not_stop_the_others(skipping):
+    models = [network(0).eval(), network(0).eval()]
+    optimizers = [sgd(m) for m in models]
+    replicas = parle.join(models, optimizers, parle.LocalSGD(period=3))
+    scalers = [torch.amp.GradScaler("cpu", init_scale=8.0) for _ in models]
+    for number in range(9):
+        for index, (m, o, s) in enumerate(zip(models, optimizers, scalers, strict=True)):
+            inputs = torch.randn(16, 4, generator=torch.Generator().manual_seed(10 * number + index))
+            o.zero_grad()
+            s.scale(m(inputs).square().sum(1).mean()).backward()
+            if (index, number) == (skipping, 4):
+                m[0].weight.grad[0, 0] = float("inf")
+            s.step(o)
+            s.update()
+    assert replicas.round == 2
+    replicas.finish()
+    assert replicas.round == 3 and bool(torch.isfinite(replicas.params).all())
+
+
+def test_data_parallel_takes_scaled_gradients_of_optimizers_that_unscale():
+    def run(scale):
+        models = [network(0).eval(), network(0).eval()]
+        optimizers = [sgd(m, fused=True) for m in models]
+        replicas = parle.join(models, optimizers, parle.DataParallel())
+        scalers = [torch.amp.GradScaler("cpu", init_scale=scale) for _ in models]
+        for number in range(4):
+            for index, (m, o, s) in enumerate(zip(models, optimizers, scalers, strict=True)):
+                inputs = torch.randn(16, 4, generator=torch.Generator().manual_seed(10 * number + index))
+                o.zero_grad()
+                s.scale(m(inputs).square().sum(1).mean()).backward()
+                s.step(o)
+                s.update()
+        assert torch.equal(*replicas.params)
+        return replicas.params.clone()
+
+    torch.testing.assert_close(run(1.0), run(1024.0))
+
+
+def test_data_parallel_with_a_rate_in_a_tensor_and_a_scheduler():
+    models = [network(0).eval(), network(0).eval()]
+    optimizers = [torch.optim.Adam(m.parameters(), lr=torch.tensor(0.1), foreach=False) for m in models]
+    schedulers = [torch.optim.lr_scheduler.ExponentialLR(o, 0.5) for o in optimizers]
+    replicas = parle.join(models, optimizers, parle.DataParallel())
+    for number in range(3):
+        for model, optimizer, scheduler in zip(models, optimizers, schedulers, strict=True):
+            step(model, optimizer, number)
+            scheduler.step()
+    torch.testing.assert_close(*replicas.params)
+
+
+def test_weights_loaded_after_joining_are_refused_but_copies_are_free():
+    replicas = pair()
+    twin = copy.deepcopy(replicas.models[0])
+    twin.load_state_dict(network(3).state_dict())
+    with pytest.raises(parle.JoinError, match="Weights were loaded into the model of replica 0 after it was joined"):
+        replicas.models[0].load_state_dict(twin.state_dict())
+    replicas.close()
+    replicas.models[0].load_state_dict(twin.state_dict())
+
+
+def test_an_exchanged_layer_is_noticed_at_the_round():
+    replicas = pair()
+    model, optimizer = replicas.models[0], replicas.optimizers[0]
+    model[4] = nn.Linear(6, 2)
+    with pytest.raises(parle.JoinError, match=r"Parameter `4.weight` of replica 0 is another one than at join"):
+        for number in range(2):
+            for m, o in zip(replicas.models, replicas.optimizers, strict=True):
+                step(m, o, number)
+    assert optimizer is replicas.optimizers[0]
+
+
+def test_a_state_of_another_memory_order_is_refused():
+    def conv(format):
+        model = nn.Conv2d(3, 4, 3).to(memory_format=format)
+        return parle.join(model, sgd(model), parle.LocalSGD())
+
+    with pytest.raises(parle.ConfigError, match="has layout"):
+        conv(torch.contiguous_format).load_state_dict(conv(torch.channels_last).state_dict())
+
+
+def test_a_communicator_serves_one_join_until_it_is_closed():
+    shared = parle.InProcess()
+    first, second = network(), network()
+    replicas = parle.join(first, sgd(first), parle.LocalSGD(), shared)
+    with pytest.raises(parle.JoinError, match="already serves other replicas"):
+        parle.join(second, sgd(second), parle.LocalSGD(), shared)
+    replicas.close()
+    parle.join(second, sgd(second), parle.LocalSGD(), shared)
+    with pytest.raises(parle.ConfigError, match="join needs a communicator"):
+        parle.join(second, sgd(second), parle.LocalSGD(), parle.InProcess)
+
+
+def test_models_that_share_a_layer_are_refused():
+    layer = nn.Linear(4, 4)
+    models = [nn.Sequential(layer, nn.Linear(4, 2)), nn.Sequential(layer, nn.Linear(4, 2))]
+    with pytest.raises(parle.JoinError, match="share a model or a layer"):
+        parle.join(models, [sgd(m) for m in models], parle.LocalSGD())
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_lazy_modules_and_sparse_gradients_are_refused():
+    lazy = nn.Sequential(nn.Linear(2, 2), nn.LazyLinear(2))
+    with pytest.raises(parle.JoinError, match=r"`1.weight` has no shape yet"):
+        parle.join(lazy, torch.optim.SGD([lazy[0].weight], lr=0.1), parle.LocalSGD())
+    model = nn.Embedding(5, 2, sparse=True)
+    replicas = parle.join(model, torch.optim.SGD(model.parameters(), lr=0.1), parle.Parle())
+    model(torch.tensor([1])).sum().backward()
+    with pytest.raises(parle.JoinError, match="is sparse"):
+        replicas.optimizers[0].step()
+
+
+def test_a_diverged_round_can_be_left_by_going_back():
+    for kind in (parle.Parle, parle.DataParallel):
+        replicas = coupled(kind(**({"period": 3} if kind is parle.Parle else {})))
+        advance(replicas, 3)
+        state = replicas.state_dict()
+        optimizers = [copy.deepcopy(o.state_dict()) for o in replicas.optimizers]
+        expected = advance(replicas, 6, first=3).params.clone()
+        replicas.load_state_dict(state)
+        for optimizer, its in zip(replicas.optimizers, optimizers, strict=True):
+            optimizer.load_state_dict(copy.deepcopy(its))
+        x = replicas.vector("x").clone() if kind is parle.Parle else None
+        replicas.params[2] = float("inf")
+        with pytest.raises(parle.DivergedError):
+            advance(replicas, 6, first=3)
+        if x is not None:
+            assert torch.equal(x, replicas.vector("x"))  # no replica had proposed
+        replicas.load_state_dict(state)
+        for optimizer, its in zip(replicas.optimizers, optimizers, strict=True):
+            optimizer.load_state_dict(copy.deepcopy(its))
+        assert torch.equal(advance(replicas, 6, first=3).params, expected)
+
+
+def test_a_schedule_that_runs_out_of_range_is_refused_before_anything_changes():
+    replicas = coupled(parle.Parle(period=2, lr=lambda k: 0.1 - 0.05 * k))
+    advance(replicas, 2)
+    before = replicas.vector("x").clone()
+    with pytest.raises(parle.ConfigError, match=r"In round 2: Parle.lr must be a number above 0"):
+        advance(replicas, 2, first=2)
+    assert torch.equal(before, replicas.vector("x")) and replicas.round == 1
+
+
+def test_half_precision_is_not_mistaken_for_divergence():
+    model = nn.Linear(1000, 700, bias=False).half()
+    model.weight.data.fill_(0.1)
+    replicas = parle.join(model, torch.optim.SGD(model.parameters(), lr=0.1), parle.LocalSGD(period=1))
+    model.weight.grad = torch.zeros_like(model.weight)
+    replicas.optimizers[0].step()
+    assert replicas.round == 1
+
+
+def test_a_step_that_waits_is_not_forgotten():
+    replicas = coupled(parle.DataParallel(), replicas=2)
+    replicas.models[0].loss(0, 0).backward()
+    replicas.optimizers[0].step()
+    for call in (replicas.finish, replicas.state_dict):
+        with pytest.raises(parle.JoinError, match="while a step waits for the other replicas"):
+            call()
+
+
+def test_stepping_and_saving_inside_the_solution_are_refused():
+    replicas = coupled(parle.LocalSGD(period=2), replicas=2)
+    with replicas.solution() as model:
+        model.loss(0, 0).backward()
+        with pytest.raises(parle.JoinError, match="whose end would undo it"):
+            replicas.optimizers[0].step()
+        with pytest.raises(parle.JoinError, match="Call it outside"):
+            replicas.state_dict()
+
+
+def test_an_unused_layer_is_left_alone_where_the_force_is_zero():
+    models = [nn.ModuleList([nn.Linear(2, 1), nn.Linear(2, 1)]) for _ in range(2)]
+    replicas = parle.join(models, [sgd(m, weight_decay=0.1) for m in models], parle.Parle(period=5))
+    before = models[0][1].weight.detach().clone()
+    for model, optimizer in zip(replicas.models, replicas.optimizers, strict=True):
+        model[0](torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+    assert torch.equal(before, models[0][1].weight) and models[0][1].weight.grad is None
 
 
 @pytest.mark.parametrize("name", ["parle", "data-parallel"])
@@ -317,7 +494,7 @@ def test_numbers_that_are_not_finite_do_not_reach_the_reference():
     replicas = advance(coupled(parle.LocalSGD(period=2)), 3)
     before = replicas.reference.clone()
     replicas.params[1, 0] = float("nan")
-    with pytest.raises(parle.DivergedError, match="Replica 1 brings numbers that are not finite to round 1"):
+    with pytest.raises(parle.DivergedError, match="Replica 1 comes to round 1 with numbers that are not finite"):
         advance(replicas, 1, first=3)
     assert torch.equal(replicas.reference, before)
 

@@ -82,15 +82,18 @@ def test_a_choice_is_refused_with_the_known_ones():
 
 
 def test_the_guard_warns_where_the_spring_overshoots():
-    assert parle.Parle(lr=0.1, rho=0.1).caution() is None  # the paper's clip: 1.1 < 1.357
-    assert "settle only below 1.36" in parle.Parle(lr=0.2, rho=0.1).caution()
-    assert parle.Parle(lr=0.2, rho=0.1, momentum=0.0).caution() is not None
-    assert parle.Parle(lr=0.13, rho=0.1, momentum=0.5).caution() is None
-    assert parle.ElasticSGD(lr=0.2, rho=0.1).caution() is not None
-    assert parle.ParleDev2017(lr=0.13, rho=0.1).caution() is not None  # 1.43
-    assert parle.ParleRelease2018(lr=0.121, rho=0.1).caution() is not None  # 1.33, and its limit is 1.31
-    assert parle.Parle(lr=0.121, rho=0.1).caution() is None
-    assert parle.LocalSGD().caution() is None
+    inner = (0.1, 0.9)
+    assert parle.Parle(lr=0.1, rho=0.1).caution(*inner) is None  # the paper's clip: 1.1 < 1.357
+    assert "settle only below 1.36" in parle.Parle(lr=0.2, rho=0.1).caution(*inner)
+    assert parle.Parle(lr=0.2, rho=0.1, momentum=0.0).caution(*inner) is not None
+    assert parle.Parle(lr=0.13, rho=0.1, momentum=0.5).caution(*inner) is None
+    assert parle.ParleDev2017(lr=0.13, rho=0.1).caution(*inner) is not None  # 1.43
+    assert parle.ParleRelease2018(lr=0.121, rho=0.1).caution(*inner) is not None  # 1.33, and its limit is 1.31
+    assert parle.Parle(lr=0.121, rho=0.1).caution(*inner) is None
+    assert parle.ElasticSGD(lr=0.5, rho=0.1).caution(*inner) is None  # the optimizer's rate counts: 1.0
+    assert parle.ElasticSGD(lr=0.5, rho=0.05).caution(*inner) is not None
+    assert parle.ElasticSGD(rho=0.06).caution(0.1, 0.0) is None  # 1.67, and without momentum the limit is 2
+    assert parle.LocalSGD().caution(*inner) is None
 
 
 def test_every_setting_of_every_algorithm_says_what_it_means():

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, ClassVar
 
 from parle import schedules
@@ -81,8 +82,8 @@ class Algorithm:
         """The vector to evaluate and ship, shape (N,), or each replica's share in it, (replicas, N), to be averaged."""
         return r.reference
 
-    def caution(self) -> str | None:
-        """A warning about these numbers, where the mathematics gives one."""
+    def caution(self, inner_lr: float, inner_momentum: float) -> str | None:
+        """A warning about these numbers and those of the inner optimizer, where the mathematics gives one."""
         return None
 
     def at(self, round: int) -> Algorithm:
@@ -124,7 +125,7 @@ def check(name: str, value, limits) -> None:
             raise ConfigError(f"{name} must be one of {', '.join(map(str, limits['choices']))}, got {value!r}. {cure}")
         return
     kind = "a whole number" if limits.get("whole") else "a number"
-    if isinstance(value, bool) or not isinstance(value, int if limits.get("whole") else (int, float)) or math.isnan(value):
+    if isinstance(value, bool) or not isinstance(value, Integral if limits.get("whole") else Real) or math.isnan(value):
         raise ConfigError(f"{name} must be {kind} or a schedule, got {value!r}. {cure}")
     bounds = [("above", lambda limit: value > limit), ("at_least", lambda limit: value >= limit), ("below", lambda limit: value < limit)]
     for word, holds in bounds:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from parle.errors import ConfigError
+from parle.errors import ConfigError, first_line
 
 POLICIES = ("recompute", "average", "keep")
 
@@ -57,7 +57,10 @@ def recompute(model: nn.Module, loader: Iterable) -> None:
             inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
             if not isinstance(inputs, Tensor):
                 raise ConfigError(f"solution(loader) needs batches of tensors or tuples that begin with one, got {type(inputs).__name__}.")
-            model(inputs.to(device))
+            try:
+                model(inputs.to(device))
+            except ValueError as error:
+                raise ConfigError(f"A batch of {len(inputs)} from the loader of solution(loader) cannot be used: {first_line(error)}") from error
             batches += 1
     model.eval()
     if not batches:

@@ -1,7 +1,7 @@
 """A checkpoint: a folder with the tensors of a state in safetensors form and everything else as JSON.
 
-It is written aside, flushed and renamed into place, so a crash leaves the old one intact; sizes and SHA-256 digests are
-checked when it is read. Nothing in it is ever executed.
+It is written aside, flushed and renamed into place, so a crash leaves the earlier ones intact; SHA-256 digests of both files
+are checked when it is read. Nothing in it is ever executed.
 """
 
 import hashlib
@@ -31,13 +31,17 @@ def write(folder: Path, state: dict) -> None:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         safetensors.torch.save_file(tensors, aside / TENSORS)
-        manifest = {"format": FORMAT, "sha256": _digest(aside / TENSORS), "state": tree}
+        text = json.dumps(tree)
+        manifest = {"format": FORMAT, "tensors_sha256": _digest(aside / TENSORS), "state_sha256": hashlib.sha256(text.encode()).hexdigest(), "state": text}
         (aside / STATE).write_text(json.dumps(manifest))
         for path in (aside / TENSORS, aside / STATE, aside):
             _flush(path)
-        shutil.rmtree(folder, ignore_errors=True)
+        before = folder.with_name(f"{folder.name}.old-{os.getpid()}")
+        if folder.exists():
+            folder.rename(before)
         aside.rename(folder)
         _flush(folder.parent)
+        shutil.rmtree(before, ignore_errors=True)
     except (OSError, safetensors.SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
         raise SetupError(
@@ -49,9 +53,11 @@ def read(folder: Path) -> dict:
     """The state in a checkpoint; ConfigError where a file is missing or not as it was written."""
     try:
         manifest = json.loads((folder / STATE).read_text())
-        if manifest["sha256"] != _digest(folder / TENSORS):
+        if manifest["tensors_sha256"] != _digest(folder / TENSORS):
             raise ValueError(f"{TENSORS} is not what was written")
-        return _decode(manifest["state"], safetensors.torch.load_file(folder / TENSORS))
+        if manifest["state_sha256"] != hashlib.sha256(manifest["state"].encode()).hexdigest():
+            raise ValueError(f"{STATE} is not what was written")
+        return _decode(json.loads(manifest["state"]), safetensors.torch.load_file(folder / TENSORS))
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise ConfigError(f"The checkpoint {folder} cannot be used: {error}. Use an earlier one.") from error
 

@@ -73,12 +73,14 @@ def train(
     }
     given = {path: value for path, value in options.items() if value is not None}
     if resume:
-        if not name or given or sets or config:
+        if not name or given or sets or config or baseline or overwrite:
             raise ConfigError("--resume continues a run as it was configured: give --name, and no other setting.")
         _resume(runs_dir / name, as_json)
         return
     from parle import config as configuration
 
+    if name and Path(name).name != name:
+        raise ConfigError(f"--name {name} is not a plain name. Choose the folder with --runs-dir.")
     settings = configuration.load(config, tuple(sets or ()), given)
     kind, task = settings.algorithm["name"], Path(settings.data.name.rpartition(":")[2]).name
     path = runs_dir / (name or f"{kind}-{task}-{datetime.now():%Y%m%d-%H%M%S-%f}"[:-3])
@@ -130,7 +132,7 @@ def compare(
             raise ConfigError(f"The run {path} has no evaluations yet, so there is nothing to compare.")
         settings = configuration.load(run.config)
         found.append(
-            comparison.Run(path.name if len({p.name for p in runs}) == len(runs) else str(path), settings.algorithm["name"], settings.replicas, records)
+            comparison.Run(path.name if len({p.name for p in runs}) == len(runs) else str(path), configuration.title(settings), settings.replicas, records)
         )
     compared = comparison.compare(found)
     print(json.dumps(compared)) if as_json else tables.show_comparison(compared)
@@ -199,13 +201,16 @@ def _train(settings: Any, path: Path, overwrite: bool, resumed: bool, baseline: 
     from parle import config as configuration
     from parle import launch
     from parle.reports import progress, tables
+    from parle.runs import RunFolder
 
-    show, plain = progress.Display(as_json), None
+    show, plain, path_of_plain = progress.Display(as_json), None, path.with_name(f"{path.name}-plain-sgd")
+    if baseline:
+        RunFolder(path_of_plain).require_free(overwrite)
     try:
         result = launch.train(settings, path, overwrite, resumed, show)
         if baseline:
             alone = configuration.alone(settings, result["epochs"] * result["replicas"])
-            plain = launch.train(alone, path.with_name(f"{path.name}-plain-sgd"), overwrite, False, show)
+            plain = launch.train(alone, path_of_plain, overwrite, False, show)
     except launch.Interrupted as error:
         _fail(str(error), error.exit_code)
     if as_json:

@@ -84,7 +84,7 @@ class EvaluationConfig(Strict):
     """When and how the solution is tested."""
 
     every: float = Field(1.0, gt=0, description="epochs between two evaluations")
-    refresh: int = Field(10_000, gt=0, description="training samples for BatchNorm at evaluations before the last, which uses all")
+    refresh: int = Field(10_000, ge=2, description="training samples for BatchNorm at evaluations before the last, which uses all")
 
 
 class RunConfig(Strict):
@@ -93,6 +93,7 @@ class RunConfig(Strict):
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     algorithm: dict[str, Any] = Field({"name": "parle"}, description="name, and the settings that `parle explain NAME` lists")
+    derived: list[str] = Field([], description="settings of the algorithm that follow from the rest; worked out again when an option or --set changes that")
     replicas: int | None = Field(None, ge=1, description="default: 3, or 1 for an algorithm of one replica")
     epochs: float | None = Field(None, gt=0, description=f"data epochs per replica; default: 5, or 50 below {SMALL:,} samples")
     batch_size: int | None = Field(None, ge=1, description=f"per replica; default: 128, or 32 below {SMALL:,} samples")
@@ -119,6 +120,8 @@ def load(file: Path | None = None, sets: tuple[str, ...] = (), options: dict[str
     4
     """
     tree = _from_file(file) if file else {}
+    if sets or options:
+        _forget_derived(tree)
     given = {path: value for path, value in (options or {}).items() if value is not None}
     if "algorithm.name" in given:  # before --set, which may hold settings of this algorithm
         _put(tree, "algorithm.name", given["algorithm.name"])
@@ -153,12 +156,12 @@ def algorithm_class(config: RunConfig):
     from parle.algorithms import ALGORITHMS, VARIANTS
 
     name, variant = config.algorithm["name"], config.algorithm.get("variant")
-    if name not in ALGORITHMS:
+    if not isinstance(name, str) or name not in ALGORITHMS:
         raise ConfigError(f"`{name}` is not an algorithm. {did_you_mean(str(name), ALGORITHMS)} `parle list` shows all.")
     variants = VARIANTS.get(name, {})
     if variant is None:
         return next(iter(variants.values())) if variants and config.schedule.name == "short" else ALGORITHMS[name]
-    if variant not in variants:
+    if not isinstance(variant, str) or variant not in variants:
         raise ConfigError(
             f"algorithm.variant is `{variant}`, which `{name}` does not have. {did_you_mean(str(variant), variants) if variants else ''}".rstrip()
         )
@@ -180,7 +183,8 @@ def settled(config: RunConfig, samples: int) -> RunConfig:
     name = config.algorithm["name"]
     variant = next((variant for variant, its in VARIANTS.get(name, {}).items() if its is kind), None)
     algorithm = {"name": name} | ({"variant": variant} if variant else {}) | algorithm_for(config, samples // config.batch_size).settings()
-    return config.model_copy(update={"algorithm": algorithm})
+    derived = [key for key in algorithm if key not in config.algorithm]
+    return config.model_copy(update={"algorithm": algorithm, "derived": [*config.derived, *derived]})
 
 
 def steps_of(config: RunConfig, batches: int) -> int:
@@ -231,9 +235,20 @@ def alone(config: RunConfig, epochs: float) -> RunConfig:
     return config.model_copy(update={"algorithm": {"name": "sgd"}, "replicas": 1, "epochs": epochs})
 
 
+def title(config: RunConfig) -> str:
+    """The algorithm with its variant, for tables."""
+    variant = config.algorithm.get("variant")
+    return config.algorithm["name"] + (f" ({variant})" if variant else "")
+
+
 def to_yaml(config: RunConfig) -> str:
     """The configuration as YAML that `load` reads again."""
     return yaml.safe_dump(config.model_dump(), sort_keys=False)
+
+
+def _forget_derived(tree: dict) -> None:
+    for name in tree.pop("derived", []):
+        tree["algorithm"].pop(name, None)
 
 
 def _from_file(file: Path) -> dict:

@@ -41,6 +41,15 @@ class DivergedError(ParleError):
     exit_code = 4
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, or its kind where it has none.
+
+    >>> first_line(AssertionError()), first_line(ValueError("bad"))
+    ('AssertionError', 'bad')
+    """
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A sentence naming the known name nearest to `name`, or the whole list where none is near.
 

@@ -23,8 +23,12 @@ def check_members(models: list[nn.Module], optimizers: list[Optimizer], algorith
         raise ConfigError(f"join needs an algorithm such as parle.Parle(), got {algorithm!r}.")
     if not models or len(models) != len(optimizers):
         raise JoinError(f"join got {len(models)} models and {len(optimizers)} optimizers. Give as many optimizers as models, at least one.")
-    if len({id(model) for model in models}) < len(models):
-        raise JoinError("The same model was given for two replicas. Build one model for each replica.")
+    parameters = [id(p) for model in models for p in {id(p): p for p in model.parameters()}.values()]
+    if len(set(parameters)) < len(parameters):
+        raise JoinError("Two replicas share a model or a layer. Build a new model for each replica.")
+    if algorithm.single and len(models) > 1:
+        name = type(algorithm).__name__
+        raise ConfigError(f"{name} trains one replica, got {len(models)}. Use one replica, or Parle or LocalSGD to couple several.")
     layout = Layout.of(models[0])
     for index, model in enumerate(models):
         layout.require(Layout.of(model), index)
@@ -51,8 +55,11 @@ def share_start(models: list[nn.Module], layout: Layout, start: str) -> None:
     """Make the untrained parts equal: copied from the first model for a common start, else required to be equal."""
     names = set(layout.names)
     for index, model in enumerate(models[1:], 1):
+        if model.state_dict().keys() != models[0].state_dict().keys():
+            odd = sorted(model.state_dict().keys() ^ models[0].state_dict().keys())[0]
+            raise JoinError(f"Replicas 0 and {index} differ in `{odd}`. All replicas must be built by the same model function.")
         for (name, ours), (_, its) in zip(models[0].named_parameters(), model.named_parameters(), strict=True):
-            if name not in names and start == "own" and not torch.equal(ours, its):
+            if name not in names and start == "own" and not torch.equal(ours, its.to(ours.device)):
                 raise JoinError(f"The frozen parameter `{name}` differs between replicas 0 and {index}, so their mean is no network. Use start='common'.")
         if start == "common":
             model.load_state_dict(models[0].state_dict())

@@ -116,12 +116,14 @@ def devices(names: str) -> tuple[torch.device, ...]:
         if device.type == "cuda":
             device = torch.device("cuda", device.index or 0)
         try:
-            torch.empty(1, device=device)
+            torch.zeros(1, device=device).item()
         except Exception:
             raise SetupError(
                 f"Device {name} is not usable on this machine, which has {torch.cuda.device_count()} CUDA devices. Use --device cpu or auto."
             ) from None
         found.append(device)
+    if len({device.type for device in found}) > 1:
+        raise ConfigError(f"--device {names} mixes kinds of devices. Use one kind, such as cuda:0,cuda:1.")
     return tuple(found)
 
 
@@ -130,30 +132,47 @@ def train(settings: config.RunConfig, path: Path, overwrite: bool = False, resum
 
     Raises Interrupted after a checkpoint when a signal asks for the end, DivergedError when the training fails.
     """
-    show = show or Quiet()
+    show, run = show or Quiet(), RunFolder.existing(path) if resume else RunFolder(path)
+    if resume and run.is_done():
+        return run.result()
+    if not resume:
+        run.require_free(overwrite)  # before any work
     found = load_data(settings, show)
     settings = config.settled(settings, len(found.train))
     if settings.threads:
         torch.set_num_threads(settings.threads)
     training = Training(plan_for(settings, found))
     if resume:
-        run = RunFolder.existing(path)
         _go_back(run, training)
     else:
-        run = RunFolder.create(path, overwrite)
+        run.create(overwrite)
         run.write_text(run.config, config.to_yaml(settings))
         run.write_json(run.environment, describe_machine())
         _save(run, training)
-    if caution := training.plan.algorithm.at(max(0, training.plan.steps // training.plan.algorithm.at(0).period - 1)).caution():
+    for caution in training.cautions():
         run.event("caution", text=caution)
         show.caution(caution)
-    record = _run(run, training, settings, show)
-    with training.solution() as model:
-        run.save_model(model.state_dict())
+    try:
+        record = _run(run, training, settings, show)
+        with training.solution() as model:
+            run.save_model(model.state_dict())
+    except Exception as error:
+        _fail(run, error)
+        raise
     result = summary(path, settings, training, record)
     run.write_json(run.status, {"state": "done", "exit_code": 0, "result": result})
     run.event("done")
     return result
+
+
+def _fail(run: RunFolder, error: Exception) -> None:
+    """Note that a training failed; of one that diverged, name the last finite state as well."""
+    if isinstance(error, Interrupted):
+        return
+    if isinstance(error, DivergedError):
+        error.args = (f"{error} The last finite state is {checkpoint.all_in(run.checkpoints)[-1]}.",)
+    run.write_json(run.status, {"state": "failed", "exit_code": getattr(error, "exit_code", 1), "message": str(error)})
+    run.event("failed", message=str(error))
 
 
 def _run(run: RunFolder, training: Training, settings: config.RunConfig, show: Quiet) -> dict:
@@ -172,17 +191,11 @@ def _run(run: RunFolder, training: Training, settings: config.RunConfig, show: Q
                     note = f"error {record['consensus']['error_pct']:.2f} %"
                     _save(run, training)
                 show.advance(training.step, training.plan.steps, note)
-                if asked:
+                if asked and training.step < training.plan.steps:
                     _save(run, training)
                     run.write_json(run.status, {"state": "interrupted", "exit_code": 128 + asked[0], "step": training.step})
                     run.event("interrupted", step=training.step)
                     raise Interrupted(asked[0], checkpoint.all_in(run.checkpoints)[-1])
-    except DivergedError as error:
-        kept = checkpoint.all_in(run.checkpoints)[-1]
-        message = f"{error} The last finite state is {kept}."
-        run.write_json(run.status, {"state": "failed", "exit_code": error.exit_code, "message": message})
-        run.event("failed", message=message)
-        raise DivergedError(message) from error
     finally:
         show.end()
     return record
@@ -235,6 +248,7 @@ def summary(path: Path, settings: config.RunConfig, training: Training, record: 
     return {
         "run": str(path),
         "algorithm": settings.algorithm["name"],
+        "variant": settings.algorithm.get("variant"),
         "model": settings.model.name,
         "data": settings.data.name,
         "replicas": settings.replicas,

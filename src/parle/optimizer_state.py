@@ -19,7 +19,7 @@ def apply(policy: str, members: list[tuple[Optimizer, list[nn.Parameter]]], mean
             merged = mean(torch.cat([_part(optimizer, p, name).reshape(-1) for p in parameters]) for optimizer, parameters in members)
             for optimizer, parameters in members:
                 for p, part in zip(parameters, merged.split([p.numel() for p in parameters]), strict=True):
-                    if name in optimizer.state[p]:
+                    if name in optimizer.state.get(p, {}):
                         optimizer.state[p][name].copy_(part.view(p.shape))
 
 
@@ -27,11 +27,11 @@ def _vector_names(optimizer: Optimizer, parameters: list[nn.Parameter]) -> list[
     """The entries of the state that have the shape of their parameter, such as `momentum_buffer`."""
     names = {}
     for p in parameters:
-        entries = optimizer.state[p].items()
+        entries = optimizer.state.get(p, {}).items()
         names |= {name: None for name, value in entries if isinstance(value, Tensor) and value.shape == p.shape and value.is_floating_point()}
     return sorted(names)
 
 
 def _part(optimizer: Optimizer, p: nn.Parameter, name: str) -> Tensor:
-    value = optimizer.state[p].get(name)
+    value = optimizer.state.get(p, {}).get(name)
     return torch.zeros_like(p) if value is None else value

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from parle.errors import JoinError
+from parle.errors import DivergedError, JoinError
 from parle.vectors import Layout, Vectors
 
 
@@ -31,9 +31,19 @@ class Replica:
                 )
             before(self)
 
+        model, index = self.model, self.index
+
+        def refuse_loading(module: nn.Module, _) -> None:
+            if module is model:  # and not a copy of it, which brings this hook along
+                raise JoinError(
+                    f"Weights were loaded into the model of replica {index} after it was joined, so the reference and the algorithm's vectors do "
+                    "not know them. Load the weights first and then join, or go on from a state with replicas.load_state_dict()."
+                )
+
         self._hooks = [
             self.optimizer.register_step_pre_hook(check_and_go),
             self.optimizer.register_step_post_hook(lambda *_: after(self)),
+            self.model.register_load_state_dict_post_hook(refuse_loading),
         ]
 
     def unhook(self) -> None:
@@ -50,40 +60,69 @@ class Replica:
                     "no longer a part of the replica's vector. Move and convert the model first, then join."
                 )
 
+    def check_finite(self, vector: Tensor, round: int) -> None:
+        """Raise JoinError if a layer was exchanged, DivergedError if a vector of this replica is not finite."""
+        for name, parameter in zip(self.layout.names, self.parameters, strict=True):
+            if self.model.get_parameter(name) is not parameter:
+                raise JoinError(f"Parameter `{name}` of replica {self.index} is another one than at join: a layer was exchanged. Join the final model.")
+        if not torch.isfinite(vector.sum(dtype=torch.promote_types(vector.dtype, torch.float32))):
+            raise DivergedError(
+                f"Replica {self.index} comes to round {round} with numbers that are not finite; the reference keeps its last finite value. "
+                "Lower the learning rate, or clip the gradients."
+            )
+
     def add_force(self, force: Tensor) -> None:
-        """Add a vector of shape (1, N) to the gradients."""
-        scale = getattr(self.optimizer, "grad_scale", None)  # set by GradScaler for optimizers that unscale by themselves
-        parts = self.layout.views((force if scale is None else force * scale)[0])
-        missing = [index for index, p in enumerate(self.parameters) if p.grad is None]
-        for index in missing:
-            self.parameters[index].grad = torch.zeros_like(self.parameters[index])
-        torch._foreach_add_([p.grad for p in self.parameters], parts)
+        """Add a vector of shape (1, N) to the gradients; a parameter that has none gets one only where the force is not zero."""
+        scale = self._grad_scale()
+        gradients, forces = [], []
+        for name, p, part in zip(self.layout.names, self.parameters, self.layout.views((force if scale is None else force * scale)[0]), strict=True):
+            if p.grad is not None and p.grad.layout != torch.strided:
+                raise JoinError(f"The gradient of `{name}` is sparse; a force is not. Use sparse=False.")
+            if p.grad is not None:
+                gradients.append(p.grad)
+                forces.append(part)
+            elif p.requires_grad and part.any():
+                p.grad = part.clone()
+        if gradients:
+            torch._foreach_add_(gradients, forces)
 
     def hand_over_gradients(self) -> None:
         """Move the gradients into r.gradient; the optimizer passes over parameters that have none."""
         for p, part in zip(self.parameters, self.layout.views(self.r.gradient[0]), strict=True):
             part.zero_() if p.grad is None else part.copy_(p.grad)
             p.grad = None
+        if (scale := self._grad_scale()) is not None:
+            self.r.gradient /= scale
 
     def take_gradients(self) -> None:
         """Give the parameters the gradients in r.gradient."""
+        scale = self._grad_scale()
         for p, part in zip(self.parameters, self.layout.views(self.r.gradient[0]), strict=True):
-            p.grad = part.clone()
+            p.grad = part.clone() if scale is None else part * scale
+
+    def _grad_scale(self) -> Tensor | None:
+        """The scale of the gradients during a step of an optimizer that unscales by itself, set by GradScaler."""
+        return getattr(self.optimizer, "grad_scale", None)
 
     def wait(self) -> None:
         """Put the step off, with the optimizer's settings as they are now."""
-        self.waiting = [{name: value for name, value in group.items() if name != "params"} for group in self.optimizer.param_groups]
+        self.waiting = [
+            {name: value.clone() if isinstance(value, Tensor) else value for name, value in group.items() if name != "params"}
+            for group in self.optimizer.param_groups
+        ]
 
     def release(self) -> None:
         """Carry out the step that was put off, with the settings of then."""
-        groups = self.optimizer.param_groups
+        groups, settings = self.optimizer.param_groups, self.waiting
         current = [dict(group) for group in groups]
-        for group, settings in zip(groups, self.waiting, strict=True):
-            group.update(settings)
         self.take_gradients()
-        self.optimizer.step()
-        for group, settings in zip(groups, current, strict=True):
-            group.update(settings)
-        for p in self.parameters:
-            p.grad = None
-        self.waiting = None
+        try:
+            for group, its in zip(groups, settings, strict=True):
+                group.update(its)
+            self.optimizer.step()
+        finally:
+            for group, its in zip(groups, current, strict=True):
+                group.update(its)
+            for p in self.parameters:
+                p.grad = None
+            self.waiting = None

@@ -19,9 +19,11 @@ from parle import joining
 from parle import optimizer_state as state_policies
 from parle.algorithm import Algorithm
 from parle.communicators import Communicator, InProcess
-from parle.errors import ConfigError, DivergedError, JoinError
+from parle.errors import ConfigError, JoinError
 from parle.replica import Replica
 from parle.vectors import Vectors
+
+AHEAD = 8  # steps that a replica may take beyond its period: a GradScaler passes over a step of one replica now and then
 
 
 class Center:
@@ -74,6 +76,8 @@ def join(
     joining.check_policy("start", start, joining.STARTS)
     joining.check_policy("buffers", buffers, buffer_policies.POLICIES)
     joining.check_policy("optimizer_state", optimizer_state, state_policies.POLICIES)
+    if communicator is not None and not isinstance(communicator, Communicator):
+        raise ConfigError(f"join needs a communicator such as parle.InProcess(), got {communicator!r}.")
     return Replicas(models, optimizers, algorithm, communicator or InProcess(), start, buffers, optimizer_state)
 
 
@@ -86,7 +90,7 @@ class Replicas:
         self.buffers, self.optimizer_state = buffers, optimizer_state
         self.round = 0
         self._now = algorithm.at(0)
-        self._lock, self._releasing = threading.RLock(), False
+        self._lock, self._releasing, self._showing = threading.RLock(), False, False
         joining.share_start(models, self.layout, start)
         self._blocks, places = joining.flatten(models, self.layout)
         self._open([self._blocks[block].params[row] for block, row in places], start == "common")
@@ -150,6 +154,7 @@ class Replicas:
 
     def finish(self) -> None:
         """Hold one last round, if any replica has stepped since the last one."""
+        self._refuse_while_waiting("finish()")
         if any(replica.steps for replica in self._replicas):
             self._hold_round()
 
@@ -176,6 +181,7 @@ class Replicas:
         vector, saved = self.solution_vector(), first.r.params.clone()
         with buffer_policies.preserved(first.model):
             try:
+                self._showing = True
                 first.r.params = vector.expand_as(saved)
                 first.model.eval()
                 if recompute:
@@ -183,11 +189,13 @@ class Replicas:
                 yield first.model
             finally:
                 first.r.params = saved
+                self._showing = False
 
     def state_dict(self) -> dict:
         """All that the next step depends on here: vectors, center and counters. Buffers and optimizers have their own."""
-        if any(replica.waiting for replica in self._replicas):
-            raise ConfigError("state_dict() was called while a step waits for the other replicas. Call it when every replica has stepped.")
+        self._refuse_while_waiting("state_dict()")
+        if self._showing:
+            raise JoinError("state_dict() was called inside `with replicas.solution()`, where the first model is not its replica. Call it outside.")
         return {
             "algorithm": type(self.algorithm).__name__,
             "layout": self.layout.digest(),
@@ -204,14 +212,14 @@ class Replicas:
         """Go on from a state of the same algorithm, model and number of replicas; ConfigError where it is of another."""
         mine = {"algorithm": type(self.algorithm).__name__, "layout": self.layout.digest(), "replicas": len(self._replicas)}
         for name, value in mine.items():
-            if state[name] != value:
-                raise ConfigError(f"This state has {name} {state[name]}, but these replicas have {value}. Join them as they were when it was saved.")
+            if state.get(name) != value:
+                raise ConfigError(f"This state has {name} {state.get(name)}, but these replicas have {value}. Join them as they were when it was saved.")
         self.round, self.center.round = state["round"], state["center_round"]
         for name, tensor in state["shared"].items():
             setattr(self.center.shared, name, tensor)
         self._spread()
         for replica in self._replicas:
-            replica.steps = state["steps"][replica.index]
+            replica.steps, replica.waiting = state["steps"][replica.index], None
             for name, tensor in state["vectors"].items():
                 setattr(replica.r, name, tensor[replica.index : replica.index + 1])
         self._now = self.algorithm.at(self.round)
@@ -228,6 +236,10 @@ class Replicas:
     def __exit__(self, *_) -> None:
         self.close()
 
+    def _refuse_while_waiting(self, what: str) -> None:
+        if any(replica.waiting for replica in self._replicas):
+            raise JoinError(f"{what} was called while a step waits for the other replicas. Call it when every replica has stepped.")
+
     # Every step
 
     @torch.no_grad()
@@ -235,11 +247,13 @@ class Replicas:
         if self._releasing:
             return
         replica.check_in_place()
-        if replica.waiting or replica.steps >= self._now.period:
-            late = next(other for other in self._replicas if not other.waiting and other.steps < self._now.period)
+        if self._showing:
+            raise JoinError("optimizer.step() was called inside `with replicas.solution()`, whose end would undo it. Step outside.")
+        if replica.waiting or replica.steps >= self._now.period + AHEAD:
             raise JoinError(
-                f"Replica {replica.index} has taken its {self._now.period} steps of round {self.round}, but replica {late.index} only {late.steps}. "
-                "Step all replicas equally often between two rounds; a step that was skipped on one of them has to be made up for."
+                f"Replica {replica.index} steps again in round {self.round}, but others are behind: the replicas have taken "
+                f"{[other.steps + bool(other.waiting) for other in self._replicas]} steps of {self._now.period}. Step all replicas equally often between "
+                "two rounds; a step that was skipped on one of them has to be made up for."
             )
         if self.algorithm.round_before_step:
             with self._lock:  # replicas on several devices step in threads
@@ -249,7 +263,7 @@ class Replicas:
 
     @torch.no_grad()
     def _after(self, replica: Replica) -> None:
-        if replica.waiting:
+        if replica.waiting and not self._releasing:
             return
         self._now.track(replica.r)
         if self.algorithm.round_before_step:
@@ -264,11 +278,16 @@ class Replicas:
     @torch.no_grad()
     def _hold_round(self) -> None:
         self._meet()
+        for replica in self._replicas:
+            replica.steps = max(0, replica.steps - self._now.period)
         self._next_round()
 
     def _meet(self) -> None:
         """Propose, exchange, adopt, and carry out the policies of a round."""
-        merged = self.communicator.exchange(self._proposals())
+        self._following = self.algorithm.at(self.round + 1)  # refused values are found before anything has changed
+        for replica in self._replicas:
+            replica.check_finite(replica.r.gradient if self.algorithm.round_before_step else replica.r.params, self.round)
+        merged = self.communicator.exchange(self._now.propose(replica.r)[0] for replica in self._replicas)
         self._spread()
         for replica in self._replicas:
             self._now.adopt(replica.r, merged.to(replica.r.params.device))
@@ -277,16 +296,6 @@ class Replicas:
         members = [(replica.optimizer, replica.parameters) for replica in self._replicas]
         state_policies.apply(self.optimizer_state, members, self.communicator.mean)
 
-    def _proposals(self) -> Iterator[Tensor]:
-        for replica in self._replicas:
-            proposal = self._now.propose(replica.r)[0]
-            if not torch.isfinite(proposal.sum()):
-                raise DivergedError(
-                    f"Replica {replica.index} brings numbers that are not finite to round {self.round}; the reference keeps its last finite value. "
-                    "Lower the learning rate, or clip the gradients."
-                )
-            yield proposal
-
     def _spread(self) -> None:
         """Copy the reference to the devices that do not hold it."""
         for block in self._blocks:
@@ -294,9 +303,7 @@ class Replicas:
 
     def _next_round(self) -> None:
         self.round += 1
-        self._now = self.algorithm.at(self.round)
-        for replica in self._replicas:
-            replica.steps = 0
+        self._now = self._following
 
     def _meet_on_gradients(self, replica: Replica) -> None:
         """Take the gradient; the last replica to come brings the mean back, and all steps are carried out."""
@@ -312,5 +319,7 @@ class Replicas:
                 other.release()
         finally:
             self._releasing = False
+            for other in others:
+                other.waiting = None
         replica.take_gradients()
         self._next_round()

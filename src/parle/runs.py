@@ -25,22 +25,33 @@ class RunFolder:
         self.metrics, self.events = path / "metrics.jsonl", path / "events.jsonl"
         self.checkpoints, self.model = path / "checkpoints", path / "final" / "model.safetensors"
 
-    @classmethod
-    def create(cls, path: Path, overwrite: bool = False) -> "RunFolder":
-        """A new folder; ConfigError where the name is taken, SetupError where it cannot be written."""
-        run = cls(path)
-        if path.exists() and any(path.iterdir() if path.is_dir() else [path]):
-            if not overwrite:
-                raise ConfigError(f"The run {path} exists. Choose another --name, continue it with --resume, or replace it with --overwrite.")
-            if not run.config.is_file():
-                raise ConfigError(f"{path} is not a run of parle (it has no config.yaml), so --overwrite leaves it alone. Choose another --name.")
-            shutil.rmtree(path)
+    def require_free(self, overwrite: bool = False) -> None:
+        """Raise ConfigError if the name is taken, or not to be overwritten."""
+        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+            return
+        if not overwrite:
+            raise ConfigError(f"The run {self.path} exists. Choose another --name, continue it with --resume, or replace it with --overwrite.")
+        if not self.config.is_file():
+            raise ConfigError(f"{self.path} is not a run of parle (it has no config.yaml), so --overwrite leaves it alone. Choose another --name.")
+
+    def create(self, overwrite: bool = False) -> None:
+        """Make the folder anew; ConfigError where the name is taken, SetupError where it cannot be written."""
+        self.require_free(overwrite)
         try:
-            run.checkpoints.mkdir(parents=True)
-            (path / "final").mkdir()
+            if self.path.exists():
+                shutil.rmtree(self.path)
+            self.checkpoints.mkdir(parents=True)
+            self.model.parent.mkdir()
         except OSError as error:
-            raise SetupError(f"The run folder {path} cannot be made: {error.strerror}. Choose a folder that you may write to with --runs-dir.") from error
-        return run
+            raise SetupError(f"The run folder {self.path} cannot be made: {error.strerror}. Choose a folder that you may write to with --runs-dir.") from error
+
+    def is_done(self) -> bool:
+        """Whether the run has come to its end."""
+        return self.status.is_file() and json.loads(self.status.read_text())["state"] == "done"
+
+    def result(self) -> dict:
+        """The summary of a run that is done."""
+        return json.loads(self.status.read_text())["result"]
 
     @classmethod
     def existing(cls, path: Path) -> "RunFolder":

@@ -129,4 +129,7 @@ def _text(value) -> str:
 def _literal(node: ast.expr):
     if isinstance(node, ast.Name) and node.id in ("inf", "infinity"):
         return math.inf
-    return ast.literal_eval(node)
+    value = ast.literal_eval(node)
+    if not all(isinstance(number, (int, float)) and not isinstance(number, bool) for number in (value if isinstance(value, (list, tuple)) else [value])):
+        raise ValueError
+    return value

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD, AdamW
-from torch.optim.lr_scheduler import MultiStepLR
 
 import parle
 from parle.algorithm import Algorithm
@@ -19,6 +18,7 @@ from parle.errors import DivergedError
 from parle.metrics import Score, distances, score
 from parle.models import Build, check_fits
 from parle.random_streams import RandomStream, derive
+from parle.vectors import Layout
 
 STRIDE = 25  # steps between two signs of life
 
@@ -64,13 +64,13 @@ class Training:
         self._test = plan.data.test.to(places[0])
         self.batches = [Batches(self._train[device], plan.batch_size, plan.seed, index) for index, device in enumerate(places)]
         models = [self._model(index, device) for index, device in enumerate(places)]
+        Layout.of(models[0])  # refuses what cannot be joined, before an optimizer is made of it
         check_fits(plan.model, models[0], self.batches[0].split.take(slice(0, plan.batch_size))[0], plan.data.classes)
         self._streams = [RandomStream(derive(plan.seed, "steps", i), device, len(self._train) == 1) for i, device in enumerate(places)]
         self._optimizers = [self._optimizer(model) for model in models]
         self.meter = parle.Metered(parle.InProcess())
         policies = dict(start=plan.start, buffers=plan.buffers, optimizer_state=plan.optimizer_state)
         self.replicas = parle.join(models, self._optimizers, plan.algorithm, self.meter, **policies)
-        self._set_rates()
         self._teams = [[index for index, its in enumerate(places) if its == device] for device in self._train]
         self._losses = [torch.zeros((), device=device) for device in places]
         self._since = 0  # the step after which losses are summed
@@ -95,6 +95,19 @@ class Training:
         self.replicas.finish()
         self.seconds += time.perf_counter() - began
         yield self.record(None)
+
+    def rate(self, step: int) -> float:
+        """The inner learning rate of a step."""
+        return self.plan.lr / self.plan.factor ** sum(step >= milestone for milestone in self.plan.milestones)
+
+    def cautions(self) -> set[str]:
+        """What the algorithm warns of in any round of the plan; of many rounds, some 200 are asked."""
+        asked, plan = set(), self.plan
+        total = plan.steps // plan.algorithm.at(0).period + 1
+        for rounds in range(0, total, max(1, total // 200)):
+            now = plan.algorithm.at(rounds)
+            asked.add(now.caution(self.rate(rounds * now.period), plan.momentum))
+        return asked - {None}
 
     def advance(self, count: int) -> None:
         """Take `count` steps with every replica; rounds are held where they fall."""
@@ -126,7 +139,7 @@ class Training:
             "consensus": vars(consensus),
             "replicas": [vars(self._score_replica(index)) for index in range(self.plan.replicas)],
             "distance": distances(replicas),
-            "inner_lr": self._optimizers[0].param_groups[0]["lr"],
+            "inner_lr": self.rate(self.step),
             "algorithm": self.plan.algorithm.at(replicas.round).settings(),
         }
         for loss in self._losses:
@@ -176,7 +189,6 @@ class Training:
                     buffer.copy_(its[name])
         for stream, its in zip(self._streams, state["streams"], strict=True):
             stream.load_state_dict(its)
-        self._set_rates()
 
     def _model(self, index: int, device: torch.device) -> nn.Module:
         number = index if self.plan.start == "own" else 0
@@ -189,28 +201,19 @@ class Training:
             return AdamW(parameters, lr=plan.lr, weight_decay=plan.weight_decay)
         return SGD(parameters, lr=plan.lr, momentum=plan.momentum, nesterov=plan.nesterov, weight_decay=plan.weight_decay)
 
-    def _set_rates(self) -> None:
-        """Drop the inner rates at the milestones."""
-        milestones = self.plan.milestones
-        self._schedulers = []
-        for optimizer in self._optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["initial_lr"] = self.plan.lr
-                group["lr"] /= self.plan.factor ** sum(self.step >= milestone for milestone in milestones)
-            self._schedulers.append(MultiStepLR(optimizer, milestones, 1 / self.plan.factor, last_epoch=self.step - 1))
-
     def _advance_team(self, team: list[int], count: int) -> None:
         for index in team:
-            model, optimizer, scheduler = self.replicas.models[index], self._optimizers[index], self._schedulers[index]
+            model, optimizer = self.replicas.models[index], self._optimizers[index]
             batches, total = self.batches[index], self._losses[index]
             with self._streams[index]:
                 for step in range(self.step, self.step + count):
                     images, labels = batches.at(step)
+                    for group in optimizer.param_groups:
+                        group["lr"] = self.rate(step)
                     optimizer.zero_grad()
                     loss = cross_entropy(model(images), labels)
                     loss.backward()
                     optimizer.step()
-                    scheduler.step()
                     total += loss.detach()
             if not torch.isfinite(total):
                 raise DivergedError(f"The training loss of replica {index} is not finite between steps {self.step} and {self.step + count}. Lower --lr.")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from parle.errors import JoinError
 
@@ -28,8 +29,10 @@ class Layout:
         parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not parameters:
             raise JoinError("The model has no trainable parameters. Join it before freezing, or unfreeze the parameters to be trained.")
-        first = next(iter(parameters.values()))
+        first = next((p for p in parameters.values() if not is_lazy(p)), None)
         for name, p in parameters.items():
+            if is_lazy(p):
+                raise JoinError(f"Parameter `{name}` has no shape yet: it is lazy. Pass one batch through the model before joining.")
             if not isinstance(p.data, Tensor) or type(p.data) is not Tensor or p.is_sparse:
                 raise JoinError(f"Parameter `{name}` is a {type(p.data).__name__}, not a plain dense tensor. parle keeps all parameters in one flat vector.")
             if (p.dtype, p.device) != (first.dtype, first.device):
@@ -71,7 +74,7 @@ class Layout:
 
     def digest(self) -> str:
         """A short text that differs wherever two layouts differ."""
-        return hashlib.sha256(repr((self.names, self.shapes, self.dtype)).encode()).hexdigest()[:16]
+        return hashlib.sha256(repr((self.names, self.shapes, self.strides, self.dtype)).encode()).hexdigest()[:16]
 
 
 class Vectors:
@@ -95,7 +98,7 @@ class Vectors:
 
     def __getattr__(self, name: str) -> Tensor:
         try:
-            return self._tensors[name]
+            return object.__getattribute__(self, "_tensors")[name]
         except KeyError:
             raise AttributeError(f"there is no vector {name!r}; there are {', '.join(self._tensors)}") from None
 

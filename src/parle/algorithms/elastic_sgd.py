@@ -45,5 +45,5 @@ class ElasticSGD(Algorithm):
     def adopt(self, r, reference):
         pass
 
-    def caution(self):
-        return overshoots(step=self.lr, pull=1 / self.rho, rule="lr / rho")
+    def caution(self, inner_lr, inner_momentum):
+        return overshoots(step=inner_lr, pull=1 / self.rho, rule="the optimizer's lr / rho", momentum=inner_momentum)

@@ -66,5 +66,5 @@ class Parle(Algorithm):
     def adopt(self, r, reference):
         r.params = r.z = r.x
 
-    def caution(self):
+    def caution(self, inner_lr, inner_momentum):
         return overshoots(step=self.lr, pull=1 + 1 / self.rho, rule="lr (1 + 1/rho)", momentum=self.momentum)

@@ -67,5 +67,5 @@ class ParleDev2017(Algorithm):
     def solution(self, r):
         return r.x
 
-    def caution(self):
+    def caution(self, inner_lr, inner_momentum):
         return overshoots(step=self.lr, pull=1 + 1 / self.rho, rule="lr (1 + 1/rho)", momentum=self.momentum)

@@ -64,5 +64,5 @@ class ParleRelease2018(Algorithm):
     def solution(self, r):
         return r.x
 
-    def caution(self):
+    def caution(self, inner_lr, inner_momentum):
         return overshoots(step=self.lr, pull=1 + 1 / self.rho, rule="lr (1 + 1/rho)", momentum=self.momentum, torch_form=False)

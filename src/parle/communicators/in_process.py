@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from parle.communicators.communicator import Communicator
+from parle.errors import JoinError
 
 
 class InProcess(Communicator):
@@ -17,7 +18,11 @@ class InProcess(Communicator):
     tensor([0.5000, 0.5000])
     """
 
+    center = None
+
     def open(self, center, starts: Iterable[Tensor], common: bool) -> Tensor:
+        if self.center is not None:
+            raise JoinError("This communicator already serves other replicas. Give each join a communicator of its own, or close the other replicas first.")
         starts = list(starts)
         self.center, self.size = center, len(starts)
         return starts[0].clone() if common else self.mean(starts)
@@ -35,6 +40,9 @@ class InProcess(Communicator):
 
     def exchange(self, proposals: Iterable[Tensor]) -> Tensor:
         return self.center.merge(self.mean(proposals), self.size)
+
+    def close(self) -> None:
+        self.center = None
 
     def bytes_sent(self, vector: Tensor) -> int:
         return vector.numel() * vector.element_size() if self.size > 1 else 0

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from parle.data.cache import Cache
@@ -66,8 +67,12 @@ def _own(name: str) -> Data:
         except Exception as error:
             raise ConfigError(f"Data `{name}` failed: {type(error).__name__}: {error}") from error
     if isinstance(made, tuple) and len(made) == 4 and all(isinstance(part, Tensor) for part in made):
-        train, test = Split(made[0], made[1].long()), Split(made[2], made[3].long())
-        made = Data(name, train, test, int(train.labels.max()) + 1)
+        if any(labels.dim() != 1 or labels.is_floating_point() or not len(labels) for labels in made[1::2]):
+            raise ConfigError(
+                f"The labels of `{name}` have shapes {[tuple(labels.shape) for labels in made[1::2]]}; expected one whole number for each sample."
+            )
+        parts = [Split(images, labels.long(), 255.0 if images.dtype == torch.uint8 else 1.0) for images, labels in (made[:2], made[2:])]
+        made = Data(name, *parts, int(parts[0].labels.max()) + 1)
     if not isinstance(made, Data):
         raise ConfigError(f"Data `{name}` is a {type(made).__name__}, expected four tensors (train images, labels, test images, labels) or a parle Data.")
     return made.checked()

@@ -91,6 +91,7 @@ class Batches:
 
 
 def in_turn(split: Split, size: int = 1000):
-    """All samples in their order, in batches of up to `size`."""
-    for begin in range(0, len(split), size):
-        yield split.take(slice(begin, begin + size))
+    """All samples in their order, in batches of up to `size`; a last batch of one, too few for BatchNorm, joins the one before."""
+    for begin in range(0, max(len(split) - 1, 1), size):
+        end = begin + size
+        yield split.take(slice(begin, end + 1 if end == len(split) - 1 else end))

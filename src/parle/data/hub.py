@@ -1,8 +1,10 @@
 """Data sets of the Hugging Face hub, fetched through the `datasets` library where there is a network."""
 
+import logging
+import shutil
 from pathlib import Path
 
-from parle.errors import SetupError
+from parle.errors import ConfigError, SetupError
 
 HUB_IDS = {"mnist": "ylecun/mnist", "cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100", "svhn": "ufldl-stanford/svhn"}
 CONFIGURATIONS = {"ufldl-stanford/svhn": "cropped_digits"}
@@ -24,10 +26,20 @@ def fetch(name: str, folder: Path, data_dir: Path | None) -> Path:
     except ImportError:
         raise SetupError(f'Data `{name}` is not on this machine, and fetching it needs: pip install "parle-sgd[data]". {cure}.') from None
     try:
-        found = datasets.load_dataset(hub_id, CONFIGURATIONS.get(hub_id))
+        logging.disable(logging.WARNING)  # else each of its attempts writes a line
+        found = datasets.load_dataset(hub_id, CONFIGURATIONS.get(hub_id), download_config=datasets.DownloadConfig(max_retries=0))
+        shards = {f"{split}-00000-of-00001.parquet": found[split] for split in ("train", "test")}
+    except KeyError as error:
+        raise ConfigError(
+            f"Data `{name}` ({hub_id}) has no split {error}; its splits are {', '.join(found)}. Write a folder with train-*.parquet and test-*.parquet."
+        ) from None
     except Exception as error:
         raise SetupError(f"Data `{name}` ({hub_id}) is not on this machine and cannot be fetched now ({type(error).__name__}). {cure}.") from error
-    folder.mkdir(parents=True, exist_ok=True)
-    for split in ("test", "train"):  # the folder counts as complete once it has training shards
-        found[split].to_parquet(folder / f"{split}-00000-of-00001.parquet")
-    return folder
+    finally:
+        logging.disable(logging.NOTSET)
+    aside = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    for file, split in shards.items():
+        split.to_parquet(aside / file)
+    return aside.rename(folder)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from parle.data.cache import Cache
 from parle.data.dataset import Data, Split
-from parle.errors import ConfigError, SetupError
+from parle.errors import ConfigError, SetupError, first_line
 
 
 def is_folder_of_shards(folder: Path) -> bool:
@@ -68,6 +68,12 @@ def _decode(shards: list[Path], image: str, label: str, progress) -> dict[str, T
                 progress(len(images), total)
         if images and any(item.shape != images[0].shape for item in images):
             raise ConfigError(f"The images in {shard.parent} have different sizes; all must have the same.")
+    if wrong := [
+        table.schema.field(label).type for table in tables if not pyarrow.types.is_integer(table.schema.field(label).type) or table.column(label).null_count
+    ]:
+        raise ConfigError(
+            f"The labels in {shards[0].parent} are {wrong[0]} or missing, expected whole numbers from 0. Choose with --set data.label_column=NAME."
+        )
     labels = torch.cat([torch.tensor(table.column(label).to_pylist(), dtype=torch.long) for table in tables])
     return {"images": torch.stack(images), "labels": labels}
 
@@ -92,4 +98,4 @@ def _reading(shard: Path, read):
     try:
         return read()
     except (pyarrow.ArrowException, OSError) as error:
-        raise ConfigError(f"{shard} cannot be read: {str(error).splitlines()[0]} It may be truncated: fetch it again.") from error
+        raise ConfigError(f"{shard} cannot be read: {first_line(error)} It may be truncated: fetch it again.") from error

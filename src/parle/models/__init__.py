@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from parle.buffers import preserved
-from parle.errors import ConfigError, did_you_mean
+from parle.errors import ConfigError, did_you_mean, first_line
 from parle.models.lenet import lenet
 from parle.models.mlp import mlp
 from parle.named import is_reference, resolve
@@ -51,14 +51,10 @@ def check_fits(name: str, model: nn.Module, images: Tensor, classes: int) -> Non
     """Raise ConfigError unless the model maps a batch of images to one number per class, in training and in evaluation mode."""
     with preserved(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:
-            model.train()
-            model(images)
-            model.eval()
-            output = model(images)
+            outputs = [model.train()(images), model.eval()(images)]
         except Exception as error:
-            raise ConfigError(
-                f"Model `{name}` cannot take a batch of {len(images)} images of shape {tuple(images.shape[1:])}: {str(error).splitlines()[0]}"
-            ) from error
-    if not isinstance(output, Tensor) or output.shape != (len(images), classes):
-        got = tuple(output.shape[1:]) if isinstance(output, Tensor) else type(output).__name__
-        raise ConfigError(f"Model `{name}` returns {got} per image, expected {classes} numbers, one for each class of the data.")
+            raise ConfigError(f"Model `{name}` cannot take a batch of {len(images)} images of shape {tuple(images.shape[1:])}: {first_line(error)}") from error
+    for output in outputs:
+        if not isinstance(output, Tensor) or output.shape != (len(images), classes):
+            got = tuple(output.shape[1:]) if isinstance(output, Tensor) else f"a {type(output).__name__}"
+            raise ConfigError(f"Model `{name}` returns {got} per image, expected {classes} numbers, one for each class of the data.")

@@ -36,7 +36,8 @@ def show_result(result: dict, baseline: dict | None) -> None:
     rows += [[f"replica {index}", f"{error:.2f}", f"{share:,}", ""] for index, error in enumerate(result["replica_error_pct"])]
     if baseline:
         rows += [["one plain SGD", f"{baseline['error_pct']:.2f}", f"{baseline['gradient_evaluations']:,}", f"{baseline['seconds']:.1f}"]]
-    title = f"{result['algorithm']} on {result['data']}, {result['replicas']} x {result['model']} ({result['params']:,} parameters)"
+    variant = f" ({result['variant']})" if result["variant"] else ""
+    title = f"{result['algorithm']}{variant} on {result['data']}, {result['replicas']} x {result['model']} ({result['params']:,} parameters)"
     show(title, ["", "test error %", "gradient evaluations", "seconds"], rows)
     speed, sent = result["images_per_second"], size(result["bytes_sent_per_replica"])
     console.print(f"{result['rounds']:,} rounds, {sent} sent by each replica, {speed:,.0f} images/s. Written to {result['run']}")
