@@ -186,7 +186,9 @@ def test_train_shows_a_table_with_the_baseline(parle_command):
 
 
 def test_a_spring_that_overshoots_is_warned_of(parle_command):
-    assert "settle only below 1.36" in parle_command(*SHORT, "--set", "algorithm.lr=0.4", "--set", "algorithm.rho=0.1").err
+    err = parle_command("train", "-e", "4", "--lr", "0.2", "--json").err  # too much where rho is at its clip and lr has not dropped
+    assert "settle only below 1.36" in err and "From round" in err and err.count("caution") == 1
+    assert "caution" not in parle_command("train", "-e", "4", "--json").err
 
 
 def test_help_shows_examples():

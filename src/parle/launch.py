@@ -149,7 +149,7 @@ def train(settings: config.RunConfig, path: Path, overwrite: bool = False, resum
         run.write_text(run.config, config.to_yaml(settings))
         run.write_json(run.environment, describe_machine())
         _save(run, training)
-    for caution in training.cautions():
+    if caution := training.caution():
         run.event("caution", text=caution)
         show.caution(caution)
     try:

@@ -100,14 +100,15 @@ class Training:
         """The inner learning rate of a step."""
         return self.plan.lr / self.plan.factor ** sum(step >= milestone for milestone in self.plan.milestones)
 
-    def cautions(self) -> set[str]:
-        """What the algorithm warns of in any round of the plan; of many rounds, some 200 are asked."""
-        asked, plan = set(), self.plan
-        total = plan.steps // plan.algorithm.at(0).period + 1
-        for rounds in range(0, total, max(1, total // 200)):
-            now = plan.algorithm.at(rounds)
-            asked.add(now.caution(self.rate(rounds * now.period), plan.momentum))
-        return asked - {None}
+    def caution(self) -> str | None:
+        """What the algorithm first warns of in the course of the plan; of many rounds, some 200 are asked."""
+        plan = self.plan
+        rounds = plan.steps // plan.algorithm.at(0).period + 1
+        for round in range(0, rounds, max(1, rounds // 200)):
+            now = plan.algorithm.at(round)
+            if text := now.caution(self.rate(round * now.period), plan.momentum):
+                return f"From round {round} of {rounds} on, {text}"
+        return None
 
     def advance(self, count: int) -> None:
         """Take `count` steps with every replica; rounds are held where they fall."""
