@@ -42,6 +42,13 @@ def test_a_name_is_looked_up_in_the_data_folder(make_shards):
     assert len(data.load("mnist", folder.parent).train) == 30
 
 
+def test_shards_may_lie_one_folder_deeper_as_the_hub_keeps_them(make_shards, tmp_path):
+    (tmp_path / "downloads" / "mnist").mkdir(parents=True)
+    make_shards().rename(tmp_path / "downloads" / "mnist" / "plain_text")
+    found = data.load("mnist", tmp_path / "downloads")
+    assert len(found.train) == 60 and found.name == "mnist"
+
+
 def test_decoding_happens_once_and_a_damaged_cache_is_decoded_again(make_shards, tmp_path):
     folder, cache = make_shards(), tmp_path / "decoded"
     calls = []

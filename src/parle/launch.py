@@ -66,6 +66,7 @@ def load_data(settings: config.RunConfig, show: Quiet | None = None) -> data.Dat
             show.begin(f"decoding {its.name}", total)
         show.advance(done, total)
 
+    show.begin(f"loading {its.name}", 1)
     try:
         found = data.load(its.name, environment.data_dir, environment.cache_dir, its.image_column, its.label_column, progress)
     finally:

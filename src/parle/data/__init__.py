@@ -10,7 +10,7 @@ from parle.data.cache import Cache
 from parle.data.dataset import Batches, Data, Split, in_turn
 from parle.data.digits import digits
 from parle.data.hub import HUB_IDS, fetch
-from parle.data.parquet import is_folder_of_shards, read_folder
+from parle.data.parquet import folder_of_shards, read_folder
 from parle.errors import ConfigError, did_you_mean
 from parle.named import is_reference, resolve
 
@@ -42,16 +42,14 @@ def load(
     cache = Cache(cache_dir)
     folders = [Path(name).expanduser()] + ([data_dir / name] if data_dir else [])
     for folder in folders:
-        if is_folder_of_shards(folder):
-            return read_folder(folder, cache, *columns)
+        if found := folder_of_shards(folder):
+            return read_folder(folder.name, found, cache, *columns)
     if _is_path(name):
         raise ConfigError(f"There is no train-*.parquet in {name}. Give a folder with shards in the Hugging Face layout, or one of {', '.join(KNOWN)}.")
     if name not in KNOWN and "/" not in name:
         raise ConfigError(f"`{name}` is not a data set. {did_you_mean(name, KNOWN)} A folder of parquet shards, a hub id or module:attribute does as well.")
     fetched = (cache_dir or Path.home() / ".cache" / "parle") / "hub" / name.replace("/", "--")
-    if not is_folder_of_shards(fetched):
-        fetch(name, fetched, data_dir)
-    return read_folder(fetched, cache, *columns)
+    return read_folder(name, folder_of_shards(fetched) or fetch(name, fetched, data_dir), cache, *columns)
 
 
 def _is_path(name: str) -> bool:

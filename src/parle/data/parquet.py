@@ -12,12 +12,12 @@ from parle.data.dataset import Data, Split
 from parle.errors import ConfigError, SetupError, first_line
 
 
-def is_folder_of_shards(folder: Path) -> bool:
-    """Whether the folder holds training shards."""
-    return folder.is_dir() and any(folder.glob("train-*.parquet"))
+def folder_of_shards(folder: Path) -> Path | None:
+    """The folder itself if it holds training shards, else the first of its folders that does: the hub keeps them one deeper."""
+    return next((path.parent for pattern in ("train-*.parquet", "*/train-*.parquet") for path in sorted(folder.glob(pattern))), None)
 
 
-def read_folder(folder: Path, cache: Cache, image_column: str | None = None, label_column: str | None = None, progress=None) -> Data:
+def read_folder(name: str, folder: Path, cache: Cache, image_column: str | None = None, label_column: str | None = None, progress=None) -> Data:
     """The data of a folder of shards, decoded once and kept in the cache.
 
     Without column names, the column of encoded images and the column named `label` (or ending in it) are taken.
@@ -32,7 +32,7 @@ def read_folder(folder: Path, cache: Cache, image_column: str | None = None, lab
         tensors = cache.get(shards, columns[:2], lambda shards=shards, columns=columns: _decode(shards, *columns[:2], progress))
         splits.append(Split(tensors["images"], tensors["labels"], 255.0))
         classes = classes or columns[2] or int(tensors["labels"].max()) + 1
-    return Data(folder.name, *splits, classes).checked()
+    return Data(name, *splits, classes).checked()
 
 
 def _pyarrow():
