@@ -125,6 +125,9 @@ def test_compare_shows_runs_at_equal_budgets(parle_command):
     record = json.loads(Path("runs/two/metrics.jsonl").read_text().splitlines()[0])
     assert compared["equal"]["epochs"]["error_pct"]["two"] == record["consensus"]["error_pct"]
     assert compared["equal"]["gradient evaluations"]["error_pct"]["two"] is None  # its first evaluation is at 88
+    sent = compared["equal"]["bytes sent per replica"]
+    assert sent["budget"] == compared["final"][0]["bytes sent per replica"] > 0
+    assert sent["error_pct"]["one"] == compared["final"][1]["error_pct"]  # it sends nothing, within any budget
 
 
 def test_resuming_a_run_that_is_done_gives_its_result_again(parle_command):

@@ -3,7 +3,7 @@
     PARLE_DATA_DIR=DIR python experiments/mnist_lenet/run.py [--seeds 0 1 2] [--jobs 2] [--only NAME ...] [--epochs 5]
 
 Each case is one `parle train` in a process of its own with one thread. A finished run is not run again, so the script goes on
-where it stopped. What is published lies beside this file: RESULTS.md, results.json, and metrics.jsonl and config.yaml of each run.
+where it stopped. What is published lies beside this file: the table in README.md, results.json, metrics.jsonl and config.yaml of each run.
 """
 
 import argparse
@@ -34,25 +34,30 @@ CASES = {
 }
 
 
-def train(case: str, seed: int, epochs: float, folder: Path) -> dict:
-    """The result of one run, from disk if it is there."""
+def finished(case: str, seed: int, folder: Path) -> dict | None:
+    """The result of a run, if it has been run to its end."""
+    status = folder / f"{case}-{seed}" / "status.json"
+    state = json.loads(status.read_text()) if status.is_file() else {}
+    return state["result"] if state.get("state") == "done" else None
+
+
+def train(case: str, seed: int, epochs: float, folder: Path) -> None:
+    """One run, unless it is done; what is published of it is copied beside this file."""
     run = folder / f"{case}-{seed}"
-    status = run / "status.json"
-    if not status.is_file() or json.loads(status.read_text())["state"] != "done":
+    if not finished(case, seed, folder):
         _, multiple, arguments = CASES[case]
         command = [sys.executable, "-m", "parle", "train", "-m", "lenet", "-d", "mnist", *arguments, "-s", str(seed), "-e", str(epochs * multiple)]
         command += ["--runs-dir", str(folder), "--name", run.name, "--overwrite", "--set", "threads=1", "--json"]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             print(f"{run.name}: exit {done.returncode}: {done.stderr.strip().splitlines()[-1]}", flush=True)
-            return {}
-    result = json.loads(status.read_text())["result"]
+            return
+    result = finished(case, seed, folder)
     print(f"{run.name}: {result['error_pct']:.2f} % after {result['seconds']:.0f} s", flush=True)
     kept = HERE / "runs" / run.name
     kept.mkdir(parents=True, exist_ok=True)
-    for file in ("config.yaml", "metrics.jsonl", "env.json"):
+    for file in ("config.yaml", "metrics.jsonl"):
         shutil.copy(run / file, kept / file)
-    return result
 
 
 def row(case: str, results: list[dict]) -> str:
@@ -81,14 +86,16 @@ def main() -> None:
     options = parser.parse_args()
     wanted = [(case, seed) for seed in options.seeds for case in options.only]
     with ThreadPoolExecutor(options.jobs) as pool:
-        found = list(pool.map(lambda job: train(*job, options.epochs, options.runs_dir), wanted))
-    by_case = {case: [result for (its, _), result in zip(wanted, found, strict=True) if its == case and result] for case in options.only}
+        list(pool.map(lambda job: train(*job, options.epochs, options.runs_dir), wanted))
+    by_case = {case: [result for seed in options.seeds if (result := finished(case, seed, options.runs_dir))] for case in CASES}
     head = ["", "test error %, mean +- std", "by seed", "loss", "replicas", "epochs each", "gradient evaluations", "MB sent per replica"]
     table = [f"| {' | '.join(head)} |", "|---|" + "---|" * (len(head) - 1)]
     table += [row(case, results) for case, results in by_case.items() if results]
     print("\n".join(table))
     (HERE / "results.json").write_text(json.dumps(by_case, indent=1) + "\n")
-    (HERE / "table.md").write_text("\n".join(table) + "\n")
+    before, _, rest = (HERE / "README.md").read_text().partition("<!-- table -->\n")
+    after = rest.partition("<!-- end of the table -->\n")[2]
+    (HERE / "README.md").write_text("\n".join([f"{before}<!-- table -->", *table, f"<!-- end of the table -->\n{after}"]))
 
 
 if __name__ == "__main__":

@@ -155,7 +155,7 @@ def list_(
         print(json.dumps(listed))
         return
     for title, rows in listed.items():
-        tables.show(title, [title.removesuffix("s"), "what it is"], [[name, text] for name, text in rows.items()])
+        tables.show(title, [title.removesuffix("s"), "what it is"], [[name, text] for name, text in rows.items()], texts=2)
         print()
 
 
@@ -184,7 +184,7 @@ def doctor(as_json: JsonOption = False) -> None:
         return
     rows = [[key, ", ".join(value) if isinstance(value, list) else str(value)] for key, value in report.items() if not isinstance(value, dict)]
     rows += [[name, version or "missing"] for name, version in report["packages"].items()]
-    tables.show("doctor", ["what", "found"], rows)
+    tables.show("doctor", ["what", "found"], rows, texts=2)
     for extra, command in report["install"].items():
         print(f"To add what {extra} needs: {command}")
 

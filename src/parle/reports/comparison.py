@@ -42,6 +42,7 @@ def compare(runs: list[Run]) -> dict:
     ]
     equal = {}
     for axis, spent in AXES.items():
-        budget = min(spent(run.records[-1]) for run in runs)
+        ends = [spent(run.records[-1]) for run in runs]
+        budget = min((end for end in ends if end > 0), default=0)  # a lone replica sends nothing, within any budget
         equal[axis] = {"budget": budget, "error_pct": {run.name: run.error_within(axis, budget) for run in runs}}
     return {"final": final, "equal": equal}

@@ -6,11 +6,11 @@ from rich.table import Table
 console = Console(highlight=False, soft_wrap=True)
 
 
-def show(title: str, columns: list[str], rows: list[list], console: Console = console) -> None:
-    """Print a table; the first column is text, numbers stand to the right."""
+def show(title: str, columns: list[str], rows: list[list], texts: int = 1) -> None:
+    """Print a table; the first `texts` columns are text, numbers stand to the right."""
     table = Table(title=title, title_justify="left", title_style="bold", show_edge=False)
-    for column in columns:
-        table.add_column(column, justify="left" if column == columns[0] else "right", overflow="fold")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number < texts else "right", overflow="fold")
     for row in rows:
         table.add_row(*(cell if isinstance(cell, str) else "-" if cell is None else f"{cell:,}" for cell in row))
     console.print(table)
