@@ -48,6 +48,14 @@ def test_a_damaged_checkpoint_is_reported(tmp_path, damage):
         checkpoint.read(folder)
 
 
+def test_a_checkpoint_of_another_format_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "FORMAT", 2)
+    checkpoint.write(tmp_path / "step-00000001", STATE)
+    monkeypatch.undo()
+    with pytest.raises(parle.ConfigError, match="it has format 2, expected 1"):
+        checkpoint.read(tmp_path / "step-00000001")
+
+
 def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     folder = tmp_path / "checkpoints" / "step-00000001"
     checkpoint.write(folder, STATE)

@@ -32,6 +32,22 @@ def pair(algorithm: parle.Algorithm | None = None, **policies) -> parle.Replicas
     return parle.join(models, [sgd(model) for model in models], algorithm or parle.LocalSGD(period=2), **policies)
 
 
+def trained_with_scaler(algorithm: parle.Algorithm, scale: float, fused: bool) -> torch.Tensor:
+    """The parameters of two replicas after four steps under GradScalers."""
+    models = [network(0).eval(), network(0).eval()]
+    optimizers = [sgd(m, fused=fused) for m in models]
+    replicas = parle.join(models, optimizers, algorithm)
+    scalers = [torch.amp.GradScaler("cpu", init_scale=scale) for _ in models]
+    for number in range(4):
+        for index, (m, o, s) in enumerate(zip(models, optimizers, scalers, strict=True)):
+            inputs = torch.randn(16, 4, generator=torch.Generator().manual_seed(10 * number + index))
+            o.zero_grad()
+            s.scale(m(inputs).square().sum(1).mean()).backward()
+            s.step(o)
+            s.update()
+    return replicas.params.clone()
+
+
 def test_parameters_are_views_of_one_row():
     replicas = coupled(parle.LocalSGD())
     replicas.params[1].fill_(2.5)
@@ -210,22 +226,9 @@ def test_a_step_that_a_grad_scaler_passes_over_does_not_stop_the_others(skipping
 
 
 def test_data_parallel_takes_scaled_gradients_of_optimizers_that_unscale():
-    def run(scale):
-        models = [network(0).eval(), network(0).eval()]
-        optimizers = [sgd(m, fused=True) for m in models]
-        replicas = parle.join(models, optimizers, parle.DataParallel())
-        scalers = [torch.amp.GradScaler("cpu", init_scale=scale) for _ in models]
-        for number in range(4):
-            for index, (m, o, s) in enumerate(zip(models, optimizers, scalers, strict=True)):
-                inputs = torch.randn(16, 4, generator=torch.Generator().manual_seed(10 * number + index))
-                o.zero_grad()
-                s.scale(m(inputs).square().sum(1).mean()).backward()
-                s.step(o)
-                s.update()
-        assert torch.equal(*replicas.params)
-        return replicas.params.clone()
-
-    torch.testing.assert_close(run(1.0), run(1024.0))
+    scaled = trained_with_scaler(parle.DataParallel(), 1024.0, fused=True)
+    assert torch.equal(*scaled)
+    torch.testing.assert_close(trained_with_scaler(parle.DataParallel(), 1.0, fused=True), scaled)
 
 
 def test_data_parallel_with_a_rate_in_a_tensor_and_a_scheduler():
@@ -398,21 +401,8 @@ def test_learning_rate_schedulers_keep_working(name):
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_grad_scaler_scales_the_gradient_and_not_the_force(fused):
-    def run(scale: float) -> torch.Tensor:
-        models = [network(0).eval(), network(0).eval()]
-        optimizers = [sgd(m, fused=fused) for m in models]
-        replicas = parle.join(models, optimizers, parle.ElasticSGD(rho=0.5))
-        scalers = [torch.amp.GradScaler("cpu", init_scale=scale) for _ in models]
-        for number in range(4):
-            for index, (m, o, s) in enumerate(zip(models, optimizers, scalers, strict=True)):
-                inputs = torch.randn(16, 4, generator=torch.Generator().manual_seed(10 * number + index))
-                o.zero_grad()
-                s.scale(m(inputs).square().sum(1).mean()).backward()
-                s.step(o)
-                s.update()
-        return replicas.params.clone()
-
-    torch.testing.assert_close(run(1.0), run(1024.0))
+    algorithm = parle.ElasticSGD(rho=0.5)
+    torch.testing.assert_close(trained_with_scaler(algorithm, 1.0, fused), trained_with_scaler(algorithm, 1024.0, fused))
 
 
 def test_clipping_before_the_step_limits_the_gradient_only():

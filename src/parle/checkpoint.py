@@ -53,6 +53,8 @@ def read(folder: Path) -> dict:
     """The state in a checkpoint; ConfigError where a file is missing or not as it was written."""
     try:
         manifest = json.loads((folder / STATE).read_text())
+        if manifest["format"] != FORMAT:
+            raise ValueError(f"it has format {manifest['format']}, expected {FORMAT}")
         if manifest["tensors_sha256"] != _digest(folder / TENSORS):
             raise ValueError(f"{TENSORS} is not what was written")
         if manifest["state_sha256"] != hashlib.sha256(manifest["state"].encode()).hexdigest():

@@ -247,8 +247,11 @@ def to_yaml(config: RunConfig) -> str:
 
 
 def _forget_derived(tree: dict) -> None:
-    for name in tree.pop("derived", []):
-        tree["algorithm"].pop(name, None)
+    """Drop the settings that follow from the rest, since an option or --set may have changed that."""
+    names, algorithm = tree.pop("derived", None), tree.get("algorithm")
+    if isinstance(names, list) and isinstance(algorithm, dict):
+        for name in names:
+            algorithm.pop(name, None)
 
 
 def _from_file(file: Path) -> dict:

@@ -60,7 +60,7 @@ class Replica:
                     "no longer a part of the replica's vector. Move and convert the model first, then join."
                 )
 
-    def check_finite(self, vector: Tensor, round: int) -> None:
+    def check_for_round(self, vector: Tensor, round: int) -> None:
         """Raise JoinError if a layer was exchanged, DivergedError if a vector of this replica is not finite."""
         for name, parameter in zip(self.layout.names, self.parameters, strict=True):
             if self.model.get_parameter(name) is not parameter:

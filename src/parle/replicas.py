@@ -286,7 +286,7 @@ class Replicas:
         """Propose, exchange, adopt, and carry out the policies of a round."""
         self._following = self.algorithm.at(self.round + 1)  # refused values are found before anything has changed
         for replica in self._replicas:
-            replica.check_finite(replica.r.gradient if self.algorithm.round_before_step else replica.r.params, self.round)
+            replica.check_for_round(replica.r.gradient if self.algorithm.round_before_step else replica.r.params, self.round)
         merged = self.communicator.exchange(self._now.propose(replica.r)[0] for replica in self._replicas)
         self._spread()
         for replica in self._replicas:
