@@ -39,4 +39,4 @@ def test_metered_counts_what_each_replica_hands_over():
     advance(parle.join(models, optimizers, parle.LocalSGD(period=3), meter, optimizer_state="average"), 7)
     assert meter.rounds == 2
     assert meter.bytes_sent_per_replica == 2 * 2 * SIZE * 8  # parameters and momentum, in float64
-    assert meter.seconds > 0
+    assert meter.seconds_exchanged > 0

@@ -11,14 +11,14 @@ SOURCE = Path(parle.__file__).parent
 LAYERS = {
     0: ["algorithm", "schedules", "vectors", "buffers", "errors", "optimizer_state", "random_streams", "named"],
     1: ["algorithms", "communicators"],
-    2: ["replica", "joining", "replicas"],
+    2: ["replica", "joining", "meeting", "replicas"],
     3: ["checkpoint", "metrics", "testing", "runs"],
     4: ["models", "data", "training", "reports"],
     5: ["config", "launch"],
     6: ["cli", "__main__"],
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
-OPTIONAL = ["datasets", "PIL", "pyarrow", "sklearn"]
+OPTIONAL = ["datasets", "PIL", "pyarrow", "sklearn", "mpi4py"]
 FILES = [path for path in sorted(SOURCE.rglob("*.py")) if path != SOURCE / "__init__.py"]
 
 

@@ -7,6 +7,11 @@ import sys
 import parle
 
 PUBLIC = [
+    "MPI",
+    "Compressed",
+    "Overlapped",
+    "ReplicaLost",
+    "TorchDistributed",
     "ALGORITHMS",
     "Algorithm",
     "Communicator",

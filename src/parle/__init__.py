@@ -15,8 +15,8 @@ _HOMES = {
         "ParleRelease2018",
         "PlainSGD",
     ],
-    "parle.communicators": ["Communicator", "InProcess", "Metered"],
-    "parle.errors": ["ConfigError", "DivergedError", "JoinError", "ParleError", "SetupError"],
+    "parle.communicators": ["MPI", "Communicator", "Compressed", "InProcess", "Metered", "Overlapped", "TorchDistributed"],
+    "parle.errors": ["ConfigError", "DivergedError", "JoinError", "ParleError", "ReplicaLost", "SetupError"],
     "parle.replicas": ["Replicas", "join"],
     "parle.schedules": ["Ramp", "Schedule", "Scoping", "Steps"],
 }

@@ -51,6 +51,8 @@ class Algorithm:
     partial_rounds: ClassVar[bool] = True  # may a round close without all replicas?
     single: ClassVar[bool] = False  # for one replica only
     round_before_step: ClassVar[bool] = False  # the round is held on r.gradient, before the optimizer steps
+    elementwise: ClassVar[bool] = False  # every number of a verb's result depends only on the numbers at its place
+    proposes_points: ClassVar[bool] = False  # proposals are points near the reference, not changes
     fixed_inner_rate: ClassVar[bool] = False  # in the paper, the inner rate keeps its initial value and only the outer one drops
 
     def start(self, r: Vectors) -> None:
@@ -77,6 +79,14 @@ class Algorithm:
     def adopt(self, r: Vectors, reference: Tensor) -> None:
         """Take the merged vector, shape (N,), into the replicas."""
         r.params.copy_(reference.expand_as(r.params))
+
+    def adopt_late(self, r: Vectors, reference: Tensor, proposed: Tensor) -> None:
+        """Take the merged vector, shape (N,), some steps after the replicas proposed it, when their parameters were `proposed`.
+
+        The delayed form of `adopt`, for communicators whose rounds overlap with steps; an algorithm without one cannot be joined
+        to them.
+        """
+        raise ConfigError(f"{type(self).__name__} has no delayed form.")
 
     def solution(self, r: Vectors) -> Tensor:
         """The vector to evaluate and ship, shape (N,), or each replica's share in it, (replicas, N), to be averaged."""

@@ -4,7 +4,8 @@ ParleError                      exit code 1   (never raised itself)
 ├── ConfigError                 exit code 2   a setting, a name or an argument is not valid
 │   └── JoinError               exit code 2   a model or an optimizer cannot be joined, or is used in a way that cannot work
 ├── SetupError                  exit code 3   the machine lacks something: an extra, a file, a device, a permission
-└── DivergedError               exit code 4   training produced a number that is not finite
+├── DivergedError               exit code 4   training produced a number that is not finite
+└── ReplicaLost                 exit code 5   a process with replicas died or does not answer
 
 A message says what happened with the value, what was expected, and what to do.
 """
@@ -17,6 +18,7 @@ class ParleError(Exception):
     """An error of parle, with the exit code that the command line returns for it."""
 
     exit_code = 1
+    everywhere = False  # whether every process raises the same, so that one of them may speak for all
 
 
 class ConfigError(ParleError):
@@ -39,6 +41,12 @@ class DivergedError(ParleError):
     """Training produced a number that is not finite."""
 
     exit_code = 4
+
+
+class ReplicaLost(ParleError):
+    """A process with replicas has died or does not answer."""
+
+    exit_code = 5
 
 
 def first_line(error: Exception) -> str:

@@ -1,10 +1,15 @@
 """What `join` asks of models and optimizers before it couples them."""
 
+import dataclasses
+import hashlib
+
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+import parle
 from parle.algorithm import Algorithm
+from parle.communicators import Communicator
 from parle.errors import ConfigError, JoinError, did_you_mean
 from parle.vectors import Layout, Vectors
 
@@ -49,6 +54,53 @@ def _check_optimizer(index: int, parameters: list[nn.Parameter], optimizer: Opti
         )
     if not {id(p) for p in held} & known:
         raise JoinError(f"Optimizer {index} holds no trainable parameter of model {index}. Make it from that model's parameters().")
+
+
+def check_delay(algorithm: Algorithm, delay: int) -> None:
+    """Raise ConfigError where a round cannot end so many steps after it began."""
+    if not delay:
+        return
+    name = type(algorithm).__name__
+    if type(algorithm).adopt_late is Algorithm.adopt_late:
+        raise ConfigError(f"{name} has no delayed form, so its rounds cannot overlap with steps. Use LocalSGD, or a communicator without Overlapped.")
+    if delay > algorithm.at(0).period:
+        raise ConfigError(f"A delay of {delay} steps does not end before the next round, {algorithm.at(0).period} steps later. Use a delay up to the period.")
+
+
+def terms(model: nn.Module, layout: Layout, algorithm: Algorithm, **policies: str) -> dict:
+    """What all processes have to agree on, as text by name."""
+    values = {f"algorithm.{f.name}": getattr(algorithm, f.name) for f in dataclasses.fields(algorithm)}
+    kinds = str(layout.dtype).removeprefix("torch.")
+    agreed = {"parle version": parle.__version__, "torch version": torch.__version__.partition("+")[0], "algorithm": type(algorithm).__name__}
+    agreed |= {name: _described(value) if callable(value) else str(value) for name, value in values.items()}
+    agreed["parameters"] = [f"{name} {shape} {kinds}" for name, shape in zip(layout.names, layout.shapes, strict=True)]
+    agreed["memory layout of the parameters"] = layout.digest()
+    if policies["start"] == "own":
+        digest = hashlib.sha256()
+        for name, parameter in model.named_parameters():
+            if name not in layout.names:
+                digest.update(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        agreed["frozen parameters with digest"] = digest.hexdigest()[:16]
+    return agreed | policies
+
+
+def _described(schedule) -> str:
+    """A schedule as text that is the same in every process: a function's own text names a place in memory."""
+    text = str(schedule)
+    return text if " at 0x" not in text else f"a function of the round that begins with {schedule(0)}, {schedule(1)}, {schedule(2)}"
+
+
+@torch.no_grad()
+def share_untrained(models: list[nn.Module], layout: Layout, communicator: Communicator) -> None:
+    """Give all processes the first one's frozen parameters and buffers."""
+    ours = [tensor for name, tensor in models[0].state_dict().items() if name not in layout.names and isinstance(tensor, Tensor)]
+    for kind in dict.fromkeys(tensor.dtype for tensor in ours):
+        its = [tensor for tensor in ours if tensor.dtype == kind]
+        first = communicator.of_first(torch.cat([tensor.reshape(-1) for tensor in its]))
+        for tensor, part in zip(its, first.split([tensor.numel() for tensor in its]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+    for model in models[1:]:
+        model.load_state_dict(models[0].state_dict())
 
 
 def share_start(models: list[nn.Module], layout: Layout, start: str) -> None:

@@ -19,7 +19,9 @@ from parle import joining
 from parle import optimizer_state as state_policies
 from parle.algorithm import Algorithm
 from parle.communicators import Communicator, InProcess
+from parle.communicators.communicator import WHOLE
 from parle.errors import ConfigError, JoinError
+from parle.meeting import Meeting, parts_of
 from parle.replica import Replica
 from parle.vectors import Vectors
 
@@ -36,15 +38,19 @@ class Center:
         algorithm.start_shared(self.shared)
         self.shared.seal()
 
-    def merge(self, mean: Tensor, count: int) -> Tensor:
-        """Close a round: what the algorithm makes of the mean of `count` proposals, shape (N,)."""
-        self.shared.count = count
-        merged = self.algorithm.at(self.round).merge(self.shared, mean)
-        self.round += 1
+    def merge(self, mean: Tensor, count: int, part: slice = WHOLE) -> Tensor:
+        """What the algorithm makes of the mean of `count` proposals, shape (N,), or of a part of it; the last part closes the round."""
+        if not part.start:
+            self._now = self.algorithm.at(self.round)
+        shared = self.shared if part == WHOLE else self.shared.part(part)
+        shared.count = count
+        merged = self._now.merge(shared, mean)
+        if part.stop is None:
+            self.round += 1
         if self.algorithm.round_before_step:  # a mean of gradients does not replace the reference
             return merged
-        self.shared.reference = merged
-        return self.shared.reference
+        shared.reference = merged
+        return shared.reference
 
 
 def join(
@@ -90,21 +96,26 @@ class Replicas:
         self.buffers, self.optimizer_state = buffers, optimizer_state
         self.round = 0
         self._now = algorithm.at(0)
-        self._lock, self._releasing, self._showing = threading.RLock(), False, False
+        self._lock, self._releasing, self._showing, self._meeting = threading.RLock(), False, False, None
         joining.share_start(models, self.layout, start)
         self._blocks, places = joining.flatten(models, self.layout)
-        self._open([self._blocks[block].params[row] for block, row in places], start == "common")
+        terms = joining.terms(models[0], self.layout, algorithm, start=start, buffers=buffers, optimizer_state=optimizer_state)
+        self._open([self._blocks[block].params[row] for block, row in places], start == "common", terms)
+        if start == "common" and communicator.size > len(models):
+            joining.share_untrained(models, self.layout, communicator)
+        self._parts = parts_of(self.layout.size, self.reference.device, algorithm)
         self._replicas = []
-        for index, (model, optimizer, (block, row)) in enumerate(zip(models, optimizers, places, strict=True)):
+        for index, (model, optimizer, (block, row)) in enumerate(zip(models, optimizers, places, strict=True), communicator.first):
             replica = Replica(index, model, optimizer, self.layout, self._blocks[block].row(row))
             replica.hook(self._before, self._after)
             self._replicas.append(replica)
 
-    def _open(self, rows: list[Tensor], common: bool) -> None:
+    def _open(self, rows: list[Tensor], common: bool, terms: dict) -> None:
         """Agree on the first reference, then let the algorithm add its vectors."""
         early = self.algorithm.round_before_step  # all replicas stay equal: the first one is the reference
+        joining.check_delay(self.algorithm, self.communicator.delay)
         self.center = Center(self.algorithm, rows[0] if early else rows[0].clone())
-        self.reference.copy_(self.communicator.open(self.center, rows, common or early))
+        self.reference.copy_(self.communicator.open(self.center, rows, common or early, terms))
         if self.algorithm.single and self.communicator.size > 1:
             raise ConfigError(
                 f"{type(self.algorithm).__name__} trains one replica, got {self.communicator.size}. Use one replica, or Parle or LocalSGD to couple several."
@@ -153,13 +164,14 @@ class Replicas:
         return torch.cat([getattr(replica.r, name).to(self.reference.device) for replica in self._replicas])
 
     def finish(self) -> None:
-        """Hold one last round, if any replica has stepped since the last one."""
+        """Hold one last round, if any replica has stepped since the last one. Every process has to call it."""
         self._refuse_while_waiting("finish()")
-        if any(replica.steps for replica in self._replicas):
-            self._hold_round()
+        self._end_meeting()
+        if self.communicator.ready_to_finish(any(replica.steps for replica in self._replicas)):
+            self._hold_round(late=False)
 
     def solution_vector(self) -> Tensor:
-        """The vector to evaluate and ship, shape (N,)."""
+        """The vector to evaluate and ship, shape (N,). Every process has to call it."""
         shares = [self._now.solution(replica.r) for replica in self._replicas]
         return shares[0] if shares[0].dim() == 1 else self.communicator.mean([share[0] for share in shares])
 
@@ -196,36 +208,44 @@ class Replicas:
         self._refuse_while_waiting("state_dict()")
         if self._showing:
             raise JoinError("state_dict() was called inside `with replicas.solution()`, where the first model is not its replica. Call it outside.")
+        meeting = self._meeting and self._meeting.state_dict()  # first, since it may wait for the reference
         return {
             "algorithm": type(self.algorithm).__name__,
             "layout": self.layout.digest(),
             "replicas": len(self._replicas),
+            "first": self.communicator.first,
             "round": self.round,
             "center_round": self.center.round,
             "steps": [replica.steps for replica in self._replicas],
             "vectors": {name: self.vector(name).detach().clone() for name in self.names()},
             "shared": {name: tensor.detach().clone() for name, tensor in self.center.shared.tensors().items()},
+            "meeting": meeting,
+            "communicator": self.communicator.state_dict(),
         }
 
     @torch.no_grad()
     def load_state_dict(self, state: dict) -> None:
         """Go on from a state of the same algorithm, model and number of replicas; ConfigError where it is of another."""
         mine = {"algorithm": type(self.algorithm).__name__, "layout": self.layout.digest(), "replicas": len(self._replicas)}
+        mine |= {"first": self.communicator.first}
         for name, value in mine.items():
             if state.get(name) != value:
                 raise ConfigError(f"This state has {name} {state.get(name)}, but these replicas have {value}. Join them as they were when it was saved.")
         self.round, self.center.round = state["round"], state["center_round"]
         for name, tensor in state["shared"].items():
             setattr(self.center.shared, name, tensor)
-        self._spread()
-        for replica in self._replicas:
-            replica.steps, replica.waiting = state["steps"][replica.index], None
+        self._spread(WHOLE)
+        for row, replica in enumerate(self._replicas):
+            replica.steps, replica.waiting = state["steps"][row], None
             for name, tensor in state["vectors"].items():
-                setattr(replica.r, name, tensor[replica.index : replica.index + 1])
+                setattr(replica.r, name, tensor[row : row + 1])
         self._now = self.algorithm.at(self.round)
+        self.communicator.load_state_dict(state["communicator"])
+        if state["meeting"]:
+            self._meeting = Meeting(self.algorithm.at(self.round - 1), self._replicas, True, self._spread).load_state_dict(state["meeting"])
 
     def close(self) -> None:
-        """Uncouple the optimizers and leave the other replicas; the parameters keep their values."""
+        """Uncouple the optimizers and leave the other replicas; the parameters keep their values. Every process has to call it."""
         for replica in self._replicas:
             replica.unhook()
         self.communicator.close()
@@ -233,8 +253,11 @@ class Replicas:
     def __enter__(self) -> "Replicas":
         return self
 
-    def __exit__(self, *_) -> None:
-        self.close()
+    def __exit__(self, kind, *_) -> None:
+        for replica in self._replicas:
+            replica.unhook()
+        if kind is None:  # after an exception nobody waits for the others
+            self.communicator.close()
 
     def _refuse_while_waiting(self, what: str) -> None:
         if any(replica.waiting for replica in self._replicas):
@@ -270,36 +293,47 @@ class Replicas:
             return
         with self._lock:
             replica.steps += 1
+            if self._meeting and all(other.steps >= self.communicator.delay for other in self._replicas):
+                self._end_meeting()
             if all(other.steps >= self._now.period for other in self._replicas):
-                self._hold_round()
+                self._hold_round(late=self.communicator.delay > 0)
 
     # Every round
 
     @torch.no_grad()
-    def _hold_round(self) -> None:
-        self._meet()
+    def _hold_round(self, late: bool) -> None:
+        joining.check_delay(self._now, self.communicator.delay)
+        self._meet(late)
         for replica in self._replicas:
             replica.steps = max(0, replica.steps - self._now.period)
         self._next_round()
 
-    def _meet(self) -> None:
-        """Propose, exchange, adopt, and carry out the policies of a round."""
+    def _meet(self, late: bool = False) -> None:
+        """Propose, exchange, adopt, and carry out the policies of a round; all but the first some steps later, if `late`."""
         self._following = self.algorithm.at(self.round + 1)  # refused values are found before anything has changed
         for replica in self._replicas:
             replica.check_for_round(replica.r.gradient if self.algorithm.round_before_step else replica.r.params, self.round)
-        merged = self.communicator.exchange(self._now.propose(replica.r)[0] for replica in self._replicas)
-        self._spread()
-        for replica in self._replicas:
-            self._now.adopt(replica.r, merged.to(replica.r.params.device))
+        self._meeting = Meeting(self._now, self._replicas, late, self._spread).begin(self.communicator, self._parts)
+        if not late:
+            self._end_meeting()
+
+    @torch.no_grad()
+    def _end_meeting(self) -> None:
+        """Take what has come of a round under way."""
+        if self._meeting is None:
+            return
+        meeting, self._meeting = self._meeting, None
+        meeting.end()
         if self.buffers == "average":
             buffer_policies.average(self.models, self.communicator.mean)
         members = [(replica.optimizer, replica.parameters) for replica in self._replicas]
         state_policies.apply(self.optimizer_state, members, self.communicator.mean)
 
-    def _spread(self) -> None:
+    def _spread(self, part: slice) -> None:
         """Copy the reference to the devices that do not hold it."""
         for block in self._blocks:
-            block.reference = self.reference
+            if block.reference is not self.reference:
+                block.reference[part].copy_(self.reference[part])
 
     def _next_round(self) -> None:
         self.round += 1

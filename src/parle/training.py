@@ -156,9 +156,7 @@ class Training:
             generator = torch.Generator().manual_seed(derive(self.plan.seed, "refresh"))
             chosen = torch.randperm(len(split), generator=generator)[:refresh].to(split.labels.device)
             split = Split(split.images[chosen], split.labels[chosen], split.scale)
-        sent = self.meter.state_dict()
-        with self.replicas.solution(in_turn(split)) as model:
-            self.meter.load_state_dict(sent)  # what is sent only to evaluate is not counted
+        with self.meter.paused(), self.replicas.solution(in_turn(split)) as model:  # what is sent only to evaluate is not counted
             yield model
 
     def state_dict(self) -> dict:

@@ -33,6 +33,11 @@ class Layout:
         for name, p in parameters.items():
             if is_lazy(p):
                 raise JoinError(f"Parameter `{name}` has no shape yet: it is lazy. Pass one batch through the model before joining.")
+            if type(p.data).__name__ == "DTensor":
+                raise JoinError(
+                    f"Parameter `{name}` is a DTensor, sharded over processes (FSDP2, tensor parallelism), which keeps its memory to itself, so that no flat "
+                    "vector can hold it. Use DistributedDataParallel inside a replica, over the other dimension of the mesh; or several smaller replicas."
+                )
             if not isinstance(p.data, Tensor) or type(p.data) is not Tensor or p.is_sparse:
                 raise JoinError(f"Parameter `{name}` is a {type(p.data).__name__}, not a plain dense tensor. parle keeps all parameters in one flat vector.")
             if (p.dtype, p.device) != (first.dtype, first.device):
@@ -124,6 +129,10 @@ class Vectors:
     def share(self, name: str, tensor: Tensor) -> None:
         """Add a vector that lies in the memory of `tensor` where this device allows it; on another device it is a copy."""
         self._tensors[name] = tensor.to(self.params.device)
+
+    def part(self, part: slice) -> "Vectors":
+        """The same vectors between two places, in the same memory."""
+        return Vectors(self.count, **{name: tensor[..., part] for name, tensor in self._tensors.items()}).seal()
 
     def row(self, index: int) -> "Vectors":
         """The vectors of one replica, shape (1, N) each, in the same memory; the reference (N,) is everybody's."""

@@ -27,6 +27,7 @@ class DataParallel(Algorithm):
         "without BatchNorm and dropout: one replica with the joined batch",
         "equal starts, plain SGD: LocalSGD(period=1)",
     )
+    elementwise: ClassVar[bool] = True
     partial_rounds: ClassVar[bool] = False
     round_before_step: ClassVar[bool] = True
 

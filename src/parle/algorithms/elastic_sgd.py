@@ -32,6 +32,8 @@ class ElasticSGD(Algorithm):
         "rho = inf: independent replicas and a moving average of them",
         'center="mean", no momentum: Parle with period 1, gamma inf, alpha 0, lr 1, no outer momentum and rho divided by the inner rate',
     )
+    elementwise: ClassVar[bool] = True
+    proposes_points: ClassVar[bool] = True
 
     def force(self, r):  # (7a)
         return (r.params - r.reference).div_(self.rho)

@@ -35,6 +35,7 @@ class EntropySGD(Algorithm):
         "gamma = inf, alpha = 0, momentum = 0: Lookahead with step lr",
         "in addition period = 1, lr = 1: the user's optimizer",
     )
+    elementwise: ClassVar[bool] = True
     vectors_sent: ClassVar[int] = 0
     single: ClassVar[bool] = True
     fixed_inner_rate: ClassVar[bool] = True

@@ -18,7 +18,10 @@ class LocalSGD(Algorithm):
     In the paper's letters: params is x_i, reference is x, period is I. The mean is written as changes,
     x + mean(x_i - x), so that a round of a few replicas does not erase the work of the others. The paper takes the gradient
     of the step after a round at the point before it, which is the same sequence shifted by one step.
-    Averaging the momentum as well is `join(..., optimizer_state="average")`.
+    Averaging the momentum as well is `join(..., optimizer_state="average")`. Over an `Overlapped` communicator it is overlapped
+    local SGD (CoCoD): the mean of where the replicas were arrives late, and each adds what it has moved since,
+
+        x_i <- x + (x_i - proposed x_i)
 
     >>> LocalSGD(period=25).period
     25
@@ -32,3 +35,7 @@ class LocalSGD(Algorithm):
         "period 1 with SGD and equal starts: data-parallel SGD",
         "period = the whole run: one-shot averaging",
     )
+    elementwise: ClassVar[bool] = True
+
+    def adopt_late(self, r, reference, proposed):  # CoCoD
+        r.params += reference - proposed

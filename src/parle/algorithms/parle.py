@@ -41,6 +41,8 @@ class Parle(Algorithm):
         'period 1, gamma inf, alpha 0, lr 1, momentum 0: Elastic-SGD (7a) without momentum, center="mean", rho times the inner rate',
         "in addition one replica: the user's optimizer",
     )
+    elementwise: ClassVar[bool] = True
+    proposes_points: ClassVar[bool] = True
     partial_rounds: ClassVar[bool] = False
     fixed_inner_rate: ClassVar[bool] = True
 

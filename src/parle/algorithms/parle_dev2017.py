@@ -39,6 +39,8 @@ class ParleDev2017(Algorithm):
         "one replica: Entropy-SGD with the outer rate lr (1 + 1/rho)",
         "rho = inf: independent Entropy-SGD replicas",
     )
+    elementwise: ClassVar[bool] = True
+    proposes_points: ClassVar[bool] = True
     partial_rounds: ClassVar[bool] = False
     fixed_inner_rate: ClassVar[bool] = True
 

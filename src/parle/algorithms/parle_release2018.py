@@ -36,6 +36,8 @@ class ParleRelease2018(Algorithm):
 
     paper: ClassVar[str] = "the released program of Parle, 2018: github.com/ucla-vision/parle, parle_mpi.py"
     special_cases: ClassVar[tuple[str, ...]] = ("none: even one replica is neither Entropy-SGD nor SGD",)
+    elementwise: ClassVar[bool] = True
+    proposes_points: ClassVar[bool] = True
     partial_rounds: ClassVar[bool] = False
 
     def start(self, r):

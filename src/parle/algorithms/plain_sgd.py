@@ -18,6 +18,7 @@ class PlainSGD(Algorithm):
 
     paper: ClassVar[str] = "none; the baseline of all of them"
     special_cases: ClassVar[tuple[str, ...]] = ("it equals the optimizer without parle, bit for bit",)
+    elementwise: ClassVar[bool] = True
     vectors_sent: ClassVar[int] = 0
     single: ClassVar[bool] = True
 

@@ -9,6 +9,20 @@ from parle.communicators.communicator import Communicator
 from parle.errors import JoinError
 
 
+def add_up(vectors: Iterable[Tensor], into: Tensor | None = None) -> tuple[Tensor, int]:
+    """The sum of vectors in the order in which they come, in float32 or wider, and how many there are."""
+    total, count = into, 0
+    for vector in vectors:
+        if total is None:
+            total = vector.to(torch.promote_types(vector.dtype, torch.float32), copy=True)
+        elif count == 0:
+            total.copy_(vector)
+        else:
+            total.add_(vector.to(total.device))
+        count += 1
+    return total, count
+
+
 class InProcess(Communicator):
     """The replicas of one process, on one device or several: a mean is a sum over rows, in the order of the replicas.
 
@@ -18,31 +32,38 @@ class InProcess(Communicator):
     tensor([0.5000, 0.5000])
     """
 
-    center = None
+    together = False  # nobody can be lost on the way
 
-    def open(self, center, starts: Iterable[Tensor], common: bool) -> Tensor:
+    def open(self, center, starts: Iterable[Tensor], common: bool, terms: dict | None = None) -> Tensor:
         if self.center is not None:
             raise JoinError("This communicator already serves other replicas. Give each join a communicator of its own, or close the other replicas first.")
         starts = list(starts)
-        self.center, self.size = center, len(starts)
-        return starts[0].clone() if common else self.mean(starts)
+        self.center, self.size, self.local = center, len(starts), len(starts)
+        reference = starts[0].clone() if common else self.mean(starts)
+        self.sent = 0
+        return reference
 
     def mean(self, vectors: Iterable[Tensor]) -> Tensor:
-        total, count, kind = None, 0, None
-        for vector in vectors:
-            if total is None:
-                kind = vector.dtype
-                total = vector.to(torch.promote_types(kind, torch.float32), copy=True)
-            else:
-                total.add_(vector.to(total.device))
-            count += 1
-        return total.div_(count).to(kind) if count > 1 else total.to(kind)
+        kinds = []
+        total, count = add_up(kinds.append(vector.dtype) or vector for vector in vectors)
+        if count > 1:
+            self.sent += count * total.numel() * kinds[0].itemsize
+            total.div_(count)
+        return total.to(kinds[0])
 
-    def exchange(self, proposals: Iterable[Tensor]) -> Tensor:
-        return self.center.merge(self.mean(proposals), self.size)
+    def gather(self, vectors: Iterable[Tensor]) -> list[Tensor]:
+        gathered = [vector.clone() for vector in vectors]
+        self.sent += self.cost_of_gather(gathered[0])
+        return gathered
+
+    def of_first(self, vector: Tensor) -> Tensor:
+        return vector.clone()
+
+    def cost_of_mean(self, vector: Tensor) -> int:
+        return self.local * vector.nbytes if self.local > 1 else 0
+
+    def cost_of_gather(self, vector: Tensor) -> int:
+        return self.cost_of_mean(vector)
 
     def close(self) -> None:
         self.center = None
-
-    def bytes_sent(self, vector: Tensor) -> int:
-        return vector.numel() * vector.element_size() if self.size > 1 else 0

@@ -1,73 +1,88 @@
-"""Counts what the replicas say to each other."""
+"""Counts what the replicas say to each other, and how long they wait for each other."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from torch import Tensor
 
-from parle.communicators.communicator import Communicator
+from parle.communicators.communicator import WHOLE, Communicator, Wrapped
 
 
-class Metered(Communicator):
-    """Any communicator, with exact counts: `bytes_sent_per_replica`, `rounds`, and the `seconds` spent exchanging.
+class Metered(Wrapped):
+    """Any communicator, with exact counts for this process.
+
+    `bytes_sent` and `rounds` so far, `bytes_in_round` of the last round alone, `seconds_waited` for slower processes before
+    the vectors move, and `seconds_exchanged` until the mean is there. What is asked for outside a round counts as bytes too.
 
     >>> import parle
     >>> meter = parle.Metered(parle.InProcess())
-    >>> meter.bytes_sent_per_replica, meter.rounds
+    >>> meter.bytes_sent, meter.rounds
     (0, 0)
     """
 
     def __init__(self, inner: Communicator):
-        self.inner = inner
-        self.bytes_sent_per_replica = 0
-        self.rounds = 0
-        self.seconds = 0.0
+        super().__init__(inner)
+        self.bytes_sent = self.bytes_in_round = self.rounds = 0
+        self.seconds_waited = self.seconds_exchanged = 0.0
 
     @property
-    def size(self) -> int:
-        return self.inner.size
-
-    def open(self, center, starts: Iterable[Tensor], common: bool) -> Tensor:
-        return self.inner.open(center, starts, common)
+    def bytes_sent_per_replica(self) -> int:
+        """The bytes that this process has sent, divided among its replicas."""
+        return self.bytes_sent // self.local
 
     def mean(self, vectors: Iterable[Tensor]) -> Tensor:
         return self._timed(self.inner.mean, vectors)
 
-    def exchange(self, proposals: Iterable[Tensor]) -> Tensor:
-        self.rounds += 1
-        return self._timed(self.inner.exchange, proposals)
+    def begin(self, proposals: Iterable[Tensor], part: slice = WHOLE) -> Callable[[], Tensor]:
+        if not part.start:
+            began = time.perf_counter()
+            self.inner.meet()
+            self.seconds_waited += time.perf_counter() - began
+            self.rounds, self.bytes_in_round = self.rounds + 1, 0
+        finish = self._timed(lambda counted: self.inner.begin(counted, part), proposals)
+        return lambda: self._timed(lambda _: finish(), ())
 
-    def bytes_sent(self, vector: Tensor) -> int:
-        return self.inner.bytes_sent(vector)
+    def ready_to_finish(self, stepped: bool) -> bool:
+        return self._timed(lambda _: self.inner.ready_to_finish(stepped), ())
 
-    def close(self) -> None:
-        self.inner.close()
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Inside `with`, nothing is counted."""
+        counts = self._counts()
+        try:
+            yield
+        finally:
+            vars(self).update(counts)
 
     def state_dict(self) -> dict:
-        """The counts, for a checkpoint."""
-        return {"bytes_sent_per_replica": self.bytes_sent_per_replica, "rounds": self.rounds, "seconds": self.seconds}
+        """The counts, and the state of the inner communicator."""
+        return {"counts": self._counts(), "inner": self.inner.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
         """Go on counting from a checkpoint."""
-        self.bytes_sent_per_replica, self.rounds, self.seconds = state["bytes_sent_per_replica"], state["rounds"], state["seconds"]
+        vars(self).update(state["counts"])
+        self.inner.load_state_dict(state["inner"])
 
-    def _timed(self, call, vectors: Iterable[Tensor]) -> Tensor:
-        began, forming = time.perf_counter(), 0.0
+    def _counts(self) -> dict:
+        return {name: value for name, value in vars(self).items() if name != "inner"}
 
-        def counted() -> Iterator[Tensor]:
+    def _timed(self, call, vectors: Iterable[Tensor]):
+        began, forming, sent = time.perf_counter(), 0.0, self.inner.sent
+
+        def timed() -> Iterator[Tensor]:
             nonlocal forming
-            iterator, first = iter(vectors), True
+            iterator = iter(vectors)
             while True:
                 asked = time.perf_counter()
                 vector = next(iterator, None)
                 forming += time.perf_counter() - asked  # the algorithm's own time is not the communicator's
                 if vector is None:
                     return
-                if first:
-                    self.bytes_sent_per_replica += self.inner.bytes_sent(vector)
-                    first = False
                 yield vector
 
-        result = call(counted())
-        self.seconds += time.perf_counter() - began - forming
+        result = call(timed())
+        self.seconds_exchanged += time.perf_counter() - began - forming
+        self.bytes_sent += self.inner.sent - sent
+        self.bytes_in_round += self.inner.sent - sent
         return result

@@ -1,0 +1,217 @@
+"""Replicas in several processes that form every mean together: what torch.distributed and MPI have in common."""
+
+import json
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from parle.communicators.communicator import WHOLE, Communicator
+from parle.communicators.in_process import add_up
+from parle.errors import ConfigError, JoinError
+
+BUCKET = 2**22  # numbers of a long vector that are sent at a time
+LONGEST = 2**26  # bytes of the terms of one process
+TAIL = 3  # numbers behind the vector of a round: processes at their end, those of them that have stepped, and the round
+ROUNDS = 2**12  # the round is told modulo this, so that the sum over the processes is exact
+
+
+class Collective(Communicator):
+    """A mean is a sum over all processes, each with one replica or several.
+
+    Vectors are summed in memory of their own, so that a process that dies on the way leaves every parameter as it was. The sum
+    of a ring depends on the number of processes in its last digit; `ordered` sends every vector to every process instead and
+    adds them in the order of the replicas, which gives bit for bit what `InProcess` gives.
+    """
+
+    ranks: int  # processes, of which this one is number `rank`
+    rank: int
+    device: torch.device  # where messages lie
+
+    def __init__(self, ordered: bool, timeout: float):
+        if not timeout > 0:
+            raise ConfigError(f"timeout must be a number of seconds above 0, got {timeout!r}: a lost process is noticed when it is over.")
+        self.ordered, self.timeout = ordered, timeout
+        self.checks_first = ordered  # rounds are announced by a message of their own, not by the tail of the vector
+
+    @abstractmethod
+    def connect(self, device: torch.device) -> None:
+        """Find the other processes, unless that is done: set `ranks`, `rank` and `device`. SetupError where there are none."""
+
+    @abstractmethod
+    def _begin_sum(self, vector: Tensor) -> Callable[[], None]:
+        """Begin to replace a vector by its sum over all processes; the call that it returns waits for that."""
+
+    @abstractmethod
+    def _gather(self, vector: Tensor) -> list[Tensor]:
+        """The vectors of all processes, of one shape, in the order of the processes."""
+
+    @abstractmethod
+    def _spread(self, vector: Tensor) -> None:
+        """Replace a vector by that of the first process."""
+
+    def open(self, center, starts: Iterable[Tensor], common: bool, terms: dict | None = None) -> Tensor:
+        if self.center is not None:
+            raise JoinError("This communicator already serves other replicas. Give each join a communicator of its own, or close the other replicas first.")
+        starts = list(starts)
+        self.local = len(starts)
+        self.connect(starts[0].device)
+        self.compare({"communicator": f"{type(self).__name__} with ordered={self.ordered}"} | (terms or {}))
+        self._counts = [int(count) for count in self._gather(torch.tensor([self.local], device=self.device))]
+        self.size, self.first = sum(self._counts), sum(self._counts[: self.rank])
+        self._scratch = torch.zeros(starts[0].numel() + TAIL, dtype=_wide(starts[0].dtype), device=self.device)
+        self._sums, self._sent_up_to = [], 0
+        reference = self.of_first(starts[0]) if common else self.mean(starts)
+        self.center, self.sent = center, 0
+        return reference
+
+    def mean(self, vectors: Iterable[Tensor]) -> Tensor:
+        vectors = iter(vectors)
+        first = next(vectors)
+        total = torch.empty(first.numel(), dtype=_wide(first.dtype), device=self.device)
+        if self.ordered:
+            self._add_in_order([first.clone(), *(vector.clone() for vector in vectors)], into=total)
+        else:
+            add_up([first], into=total)
+            for vector in vectors:
+                total.add_(vector.to(self.device))
+            self._sum(total)()
+        return total.div_(self.size).to(first)
+
+    def gather(self, vectors: Iterable[Tensor]) -> list[Tensor]:
+        rows = list(vector.to(self.device, copy=True) for vector in vectors)
+        rows += [torch.zeros_like(rows[0])] * (max(self._counts) - self.local)  # processes with fewer replicas send as much as the others
+        self.sent += self.cost_of_gather(rows[0])
+        blocks = self._gather(torch.cat(rows))
+        return [row for block, count in zip(blocks, self._counts, strict=True) for row in block.split(rows[0].numel())[:count]]
+
+    def of_first(self, vector: Tensor) -> Tensor:
+        message = vector.to(self.device, copy=True)
+        self._spread(message)
+        return message.to(vector.device)
+
+    def cost_of_mean(self, vector: Tensor) -> int:
+        if self.ordered:
+            return self.cost_of_gather(vector)
+        return round(2 * (self.ranks - 1) * vector.numel() / self.ranks) * _wide(vector.dtype).itemsize  # a ring's law
+
+    def cost_of_gather(self, vector: Tensor) -> int:
+        return (self.ranks - 1) * max(self._counts) * vector.nbytes
+
+    def begin(self, proposals: Iterable[Tensor], part: slice = WHOLE) -> Callable[[], Tensor]:
+        begin, end = part.start or 0, len(self._scratch) - TAIL if part.stop is None else part.stop
+        scratch, reference = self._scratch[begin:end], self.center.shared.reference
+        if self.checks_first and begin == 0:
+            self.check_round()
+        if self.ordered:
+            self._add_in_order([proposal.clone() for proposal in proposals], into=scratch)
+        else:
+            add_up(proposals, into=scratch)
+            self._send(end, last=part.stop is None)
+
+        def finish() -> Tensor:
+            if self._sums:
+                self._wait()
+            return self.center.merge(scratch.div_(self.size).to(reference), self.size, part)
+
+        return finish
+
+    def check_round(self) -> None:
+        self._vote(0, False)
+
+    def ready_to_finish(self, stepped: bool) -> bool:
+        if self.checks_first:
+            return self._vote(1, stepped)
+        self._scratch.zero_()  # as long a message as that of a round, in which another process may be: lengths must never differ
+        self._send(len(self._scratch) - TAIL, last=True, news=(1, stepped))
+        return self._wait()
+
+    def meet(self) -> None:
+        self._begin_sum(torch.zeros(1, device=self.device))()
+
+    def close(self) -> None:
+        self.center = None
+        self._sums = []
+
+    def _send(self, end: int, last: bool, news: tuple = (0, False)) -> None:
+        """Begin to sum up what has been filled of the scratch memory, as soon as it is enough for a bucket."""
+        if last:
+            self._scratch[-TAIL:] = self._news(*news).to(self._scratch)
+            end += TAIL
+        while self._sent_up_to < end if last else end - self._sent_up_to >= BUCKET:
+            until = end if end - self._sent_up_to < BUCKET + TAIL else self._sent_up_to + BUCKET
+            self._sums.append(self._sum(self._scratch[self._sent_up_to : until]))
+            self._sent_up_to = until
+
+    def _wait(self) -> bool:
+        """Wait for all parts of the vector; what `_agreed` makes of its tail."""
+        sums, self._sums, self._sent_up_to = self._sums, [], 0
+        while sums:
+            sums.pop(0)()
+        return self._agreed(self._scratch[-TAIL:])
+
+    def _vote(self, ends: int, stepped: bool) -> bool:
+        news = self._news(ends, stepped)
+        self._sum(news)()
+        return self._agreed(news)
+
+    def _news(self, ends: int, stepped: bool) -> Tensor:
+        return torch.tensor([ends, stepped, self.center.round % ROUNDS], dtype=torch.float32, device=self.device)
+
+    def _agreed(self, news: Tensor) -> bool:
+        """Whether any process has stepped since the last round; JoinError unless all of them are at the same point."""
+        ends, stepped, rounds = (round(number) for number in news.tolist())
+        if ends not in (0, self.ranks) or rounds != self.center.round % ROUNDS * self.ranks:
+            raise JoinError(
+                f"The processes have taken different numbers of steps: this one (process {self.rank}) comes to round {self.center.round}, and {ends} of "
+                f"{self.ranks} are in finish(). Step every replica equally often; a step that a GradScaler skips in one process has to be made up for."
+            )
+        return stepped > 0
+
+    def _sum(self, vector: Tensor) -> Callable[[], None]:
+        self.sent += round(2 * (self.ranks - 1) * vector.numel() / self.ranks) * vector.element_size()
+        return self._begin_sum(vector)
+
+    def _add_in_order(self, vectors: list[Tensor], into: Tensor) -> None:
+        """The sum of the vectors of all replicas, added up in their order."""
+        for begin in range(0, max(len(into), 1), BUCKET):
+            add_up(self.gather(vector[begin : begin + BUCKET] for vector in vectors), into=into[begin : begin + BUCKET])
+
+    def compare(self, terms: dict) -> None:
+        """Raise ConfigError, naming a process and the difference, unless all have come with the same terms, text by name."""
+        ours, *others = (json.loads(text) for text in self.texts(json.dumps(terms)))
+        for process, its in enumerate(others, 1):
+            if difference := _difference(ours, its, process):
+                error = ConfigError(f"{difference} Start all processes with the same program, configuration and versions.")
+                error.everywhere = True
+                raise error
+
+    def texts(self, text: str) -> list[str]:
+        """The texts that all processes give, in the order of the processes."""
+        data = torch.frombuffer(bytearray(text.encode() + b"\n"), dtype=torch.uint8)
+        lengths = [int(length) for length in self._gather(torch.tensor([len(data)], device=self.device))]
+        if max(lengths) > LONGEST:
+            raise JoinError(f"A process describes its replicas in {max(lengths):,} bytes; at most {LONGEST:,} are read. Join fewer parameter tensors.")
+        padded = torch.zeros(max(lengths), dtype=torch.uint8, device=self.device)
+        padded[: len(data)] = data
+        return [bytes(its[: length - 1].tolist()).decode() for its, length in zip(self._gather(padded), lengths, strict=True)]
+
+
+def _wide(kind: torch.dtype) -> torch.dtype:
+    return torch.promote_types(kind, torch.float32)
+
+
+def _difference(ours: dict, its: dict, process: int) -> str | None:
+    """The first difference between the terms of process 0 and those of another one, as a sentence."""
+    for name in [*ours, *(name for name in its if name not in ours)]:
+        mine, other = ours.get(name), its.get(name)
+        if mine == other:
+            continue
+        if isinstance(mine, list) and isinstance(other, list):
+            pairs = [(m, o) for m, o in zip(mine, other, strict=False) if m != o]
+            if not pairs:
+                return f"Process {process} has {len(other)} {name}, but process 0 has {len(mine)}."
+            (mine, other), name = pairs[0], name.removesuffix("s")
+        return f"Process {process} has {name} {other}, but process 0 has {mine}."
+    return None

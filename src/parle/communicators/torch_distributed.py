@@ -1,0 +1,148 @@
+"""One process or several per machine, over torch.distributed: gloo for processors, nccl for GPUs."""
+
+import atexit
+import contextlib
+import re
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from parle.communicators.collective import Collective
+from parle.errors import ReplicaLost, SetupError, first_line
+
+PATIENCE = 3.0  # seconds in which the processes that are left tell each other so
+
+
+class TorchDistributed(Collective):
+    """The replicas of all processes of a torch.distributed group, under `torchrun` or wherever the group was made.
+
+    `group` is a process group, a one-dimensional device mesh, or None for the default group, which is made when there is none
+    yet: over nccl where the replicas lie on GPUs, else over gloo. `ordered` adds up in the order of the replicas, bit for bit
+    as `InProcess`. `timeout` is in seconds: a process that does not answer for so long is lost, and the others raise
+    ReplicaLost. A replica may itself be data-parallel: give `mesh["replica"]` of a mesh whose other dimension is the
+    DistributedDataParallel's. Raises SetupError where no group can be made.
+
+    >>> TorchDistributed(timeout=60).ordered
+    False
+    """
+
+    def __init__(self, group=None, *, ordered: bool = False, timeout: float = 300.0):
+        super().__init__(ordered, timeout)
+        self._given, self._group, self._made = group, None, False
+
+    def connect(self, device: torch.device) -> None:
+        if self._group is not None:
+            return
+        if not dist.is_initialized():
+            self._make_group("nccl" if device.type == "cuda" else "gloo")
+        given = self._given
+        if hasattr(given, "get_group"):  # a device mesh
+            if given.ndim != 1:
+                raise SetupError(f"TorchDistributed needs one dimension of a device mesh, got {given}. Give the one of the replicas, as mesh['replica'].")
+            given = given.get_group()
+        self._group = dist.group.WORLD if given is None else given
+        self.ranks, self.rank = dist.get_world_size(self._group), dist.get_rank(self._group)
+        self._nccl = dist.get_backend(self._group) == "nccl"
+        self.device = device if self._nccl else torch.device("cpu")
+
+    def _make_group(self, backend: str) -> None:
+        try:
+            dist.init_process_group(backend, timeout=timedelta(seconds=self.timeout))
+        except (ValueError, RuntimeError) as error:
+            raise SetupError(
+                f"No process group can be made: {_plain(error)}. Start the program with `torchrun --nproc-per-node 3 program.py`, or call "
+                "torch.distributed.init_process_group before parle.join."
+            ) from None
+        self._made = True
+        atexit.register(self._leave)
+
+    def _begin_sum(self, vector: Tensor) -> Callable[[], None]:
+        return self._begun(lambda: dist.all_reduce(vector, group=self._group, async_op=True))
+
+    def _gather(self, vector: Tensor) -> list[Tensor]:
+        gathered = [torch.empty_like(vector) for _ in range(self.ranks)]
+        self._begun(lambda: dist.all_gather(gathered, vector, group=self._group, async_op=True))()
+        return gathered
+
+    def _spread(self, vector: Tensor) -> None:
+        self._begun(lambda: dist.broadcast(vector, group=self._group, group_src=0, async_op=True))()
+
+    def _begun(self, begin: Callable) -> Callable[[], None]:
+        """Begin a collective call; waiting for it, or beginning it, raises ReplicaLost where a process is gone."""
+        if self._group is None:
+            raise ReplicaLost("This communicator has lost a process before, and its group is closed. Join again, in a new group.")
+        work, reason = [], None
+        try:
+            work.append(begin())
+        except RuntimeError as error:
+            reason = _plain(error)
+        if reason:
+            raise self._lost(reason)
+
+        def wait() -> None:
+            reason = None
+            try:
+                work.pop().wait() if self._nccl else work.pop().wait(timedelta(seconds=self.timeout))
+            except RuntimeError as error:
+                reason = _plain(error)
+            if reason:  # outside of `except`, so that nothing keeps the sockets open
+                raise self._lost(reason)
+
+        return wait
+
+    def _lost(self, reason: str) -> ReplicaLost:
+        """Close the group, so that the news reaches everybody, and find out who is gone."""
+        round, rank, ranks = self.center.round if self.center is not None else 0, self.rank, self.ranks
+        store, self._sums = _store(), []
+        self._leave()
+        missing = _missing(store, rank, ranks, round) if store is not None else []
+        who = "A process was" if not missing else f"Process {missing[0]} was" if len(missing) == 1 else f"Processes {', '.join(map(str, missing))} were"
+        return ReplicaLost(f"{who} lost, process {rank} of {ranks} noticed in round {round}: {reason}. The reference is that of the last round.")
+
+    def _leave(self) -> None:
+        group, self._group = self._group, None
+        if group is None or not dist.is_initialized():
+            return
+        with contextlib.suppress(ValueError, RuntimeError):  # its owner has destroyed it already
+            dist.destroy_process_group(None if group is dist.group.WORLD else group)
+
+    def close(self) -> None:
+        """Release the group, if it was made here, when all processes have come to this point."""
+        if self._group is not None and self.center is not None:
+            if self._made:
+                self.meet()
+                self._leave()
+            self._group = None
+        super().close()
+
+
+def _store():
+    """Where the processes of the default group left their addresses: it outlives the group."""
+    try:
+        return dist.distributed_c10d._get_default_store()
+    except (AttributeError, ValueError, RuntimeError):
+        return None
+
+
+def _missing(store, rank: int, ranks: int, round: int) -> list[int]:
+    """The processes that do not report in the store within a short time."""
+    keys, deadline = {other: f"parle/{round}/{other}" for other in range(ranks)}, time.monotonic() + PATIENCE
+    try:
+        store.set(keys.pop(rank), "here")
+        while keys and time.monotonic() < deadline:
+            keys = {other: key for other, key in keys.items() if not store.check([key])}
+            time.sleep(0.02)
+    except RuntimeError:  # the process that held the store is gone
+        return [0] if rank else []
+    if rank == 0:
+        time.sleep(0.2)  # the others may still want to read the store, which dies with this process
+    return list(keys)
+
+
+def _plain(error: Exception) -> str:
+    """The first line of an error, without the place in torch's source."""
+    return re.sub(r"^\[.*?\]\s*", "", first_line(error)).rstrip(".")

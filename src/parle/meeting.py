@@ -1,0 +1,73 @@
+"""One round on its way: what the replicas proposed, and what they take from it, at once or some steps later."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from parle.algorithm import Algorithm
+from parle.communicators import Communicator
+from parle.communicators.communicator import WHOLE
+from parle.replica import Replica
+
+PART = 2**18  # numbers of a long vector that the verbs see at a time, so that what they make of them stays in the cache
+
+
+def parts_of(size: int, device: torch.device, algorithm: Algorithm) -> list[slice]:
+    """The parts of a vector in which a round is held: one, unless it is long, lies on a processor and the verbs are elementwise."""
+    if size < 2 * PART or device.type != "cpu" or not algorithm.elementwise:
+        return [WHOLE]
+    begins = range(0, size - PART, PART)
+    return [*(slice(begin, begin + PART) for begin in begins), slice(begins[-1] + PART, None)]
+
+
+class Meeting:
+    """A round of an algorithm, begun when it is made and ended by `end`; `late` if steps are taken in between.
+
+    `spread` copies a part of the reference to the devices that do not hold it.
+    """
+
+    def __init__(self, algorithm: Algorithm, replicas: list[Replica], late: bool, spread: Callable[[slice], None]):
+        self.algorithm, self.replicas, self._spread = algorithm, replicas, spread
+        self.proposed = torch.cat([replica.r.params.to(replicas[0].r.params.device) for replica in replicas]) if late else None
+        self._begun: list[tuple[slice, Callable[[], Tensor]]] = []
+
+    def begin(self, communicator: Communicator, parts: list[slice]) -> "Meeting":
+        """Propose; where nobody can be lost on the way, every part is adopted before the next one is proposed."""
+        for part in parts:
+            finish = communicator.begin((self.algorithm.propose(r)[0] for r in self._vectors(part)), part)
+            if communicator.together or self.proposed is not None:
+                self._begun.append((part, finish))
+            else:
+                self._adopt(part, finish())
+        return self
+
+    def end(self) -> None:
+        """Wait for the mean, merge and adopt."""
+        for part, finish in self._begun:
+            self._adopt(part, finish())
+        self._begun = []
+
+    def state_dict(self) -> dict:
+        """What has been merged, when it has come, and where the replicas were when they proposed."""
+        merged = [finish() for _, finish in self._begun]
+        self._begun = [(part, lambda its=its: its) for (part, _), its in zip(self._begun, merged, strict=True)]
+        return {"merged": torch.cat(merged), "proposed": self.proposed}
+
+    def load_state_dict(self, state: dict) -> "Meeting":
+        """Go on from there."""
+        self.proposed.copy_(state["proposed"])
+        self._begun = [(WHOLE, lambda: state["merged"])]
+        return self
+
+    def _vectors(self, part: slice) -> list:
+        return [replica.r if part is WHOLE else replica.r.part(part) for replica in self.replicas]
+
+    def _adopt(self, part: slice, merged: Tensor) -> None:
+        self._spread(part)
+        for row, r in enumerate(self._vectors(part)):
+            its = merged.to(r.params.device)
+            if self.proposed is None:
+                self.algorithm.adopt(r, its)
+            else:
+                self.algorithm.adopt_late(r, its, self.proposed[row : row + 1, part].to(r.params.device))
