@@ -14,7 +14,7 @@ LAYERS = {
     2: ["replica", "joining", "meeting", "replicas"],
     3: ["checkpoint", "metrics", "testing", "runs"],
     4: ["models", "data", "training", "reports"],
-    5: ["config", "launch"],
+    5: ["config", "launch", "together", "processes", "jobs"],
     6: ["cli", "__main__"],
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}

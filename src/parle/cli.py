@@ -23,7 +23,7 @@ def main() -> None:
     try:
         app()
     except ParleError as error:
-        _fail(str(error), error.exit_code)
+        _end(error)
 
 
 @app.callback()
@@ -44,6 +44,7 @@ def train(
     batch_size: Annotated[int | None, typer.Option("-b", "--batch-size", help="Of each replica.")] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Initial rate, inner and outer.")] = None,
     seed: Annotated[int | None, typer.Option("-s", "--seed", help="Root of all random numbers.")] = None,
+    processes: Annotated[bool | None, typer.Option(help="Train each replica in a process of its own. Default: where that is faster.")] = None,
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, or several: cuda:0,cuda:1.")] = None,
     sets: Annotated[list[str] | None, typer.Option("--set", help="Any other setting: path=value, such as algorithm.period=10.")] = None,
     config: Annotated[Path | None, typer.Option("-c", "--config", help="A YAML file, such as a run's config.yaml.")] = None,
@@ -58,6 +59,8 @@ def train(
 
     - `parle train`
     - `parle train -m lenet -d mnist -a parle -n 3 -e 5`
+    - `parle train -m lenet -d mnist -n 4 --processes`
+    - `torchrun --nproc-per-node 4 -m parle train -m lenet -d mnist`, and likewise `mpiexec -n 4 python -m parle train` or `srun`
     - `parle train -m my_nets.py:make_net -d path/to/parquet_folder --set algorithm.period=10`
     """
     options = {
@@ -70,6 +73,7 @@ def train(
         "optimizer.lr": lr,
         "seed": seed,
         "device": device,
+        "processes": processes,
     }
     given = {path: value for path, value in options.items() if value is not None}
     if resume:
@@ -103,10 +107,10 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Test the solution of a finished run: `parle eval runs/mine`."""
-    from parle import launch
+    from parle import jobs
     from parle.reports import progress, tables
 
-    result = launch.evaluate(run, data, progress.Display(as_json))
+    result = jobs.evaluate(run, data, progress.Display(as_json))
     if as_json:
         print(json.dumps(result))
     else:
@@ -199,26 +203,45 @@ def _resume(path: Path, as_json: bool) -> None:
 
 def _train(settings: Any, path: Path, overwrite: bool, resumed: bool, baseline: bool, as_json: bool) -> None:
     from parle import config as configuration
-    from parle import launch
+    from parle import jobs
     from parle.reports import progress, tables
     from parle.runs import RunFolder
 
     show, plain, path_of_plain = progress.Display(as_json), None, path.with_name(f"{path.name}-plain-sgd")
     if baseline:
+        _require_one_process()
         RunFolder(path_of_plain).require_free(overwrite)
-    try:
-        result = launch.train(settings, path, overwrite, resumed, show)
-        if baseline:
-            alone = configuration.alone(settings, result["epochs"] * result["replicas"])
-            plain = launch.train(alone, path_of_plain, overwrite, False, show)
-    except launch.Interrupted as error:
-        _fail(str(error), error.exit_code)
+    result = jobs.train(settings, path, overwrite, resumed, show)
+    if result is None:  # another process speaks for all
+        return
+    if baseline:
+        alone = configuration.alone(settings, result["epochs"] * result["replicas"])
+        plain = jobs.train(alone, path_of_plain, overwrite, False, show)
     if as_json:
         print(json.dumps(result | ({"baseline": plain} if plain else {})))
     else:
         tables.show_result(result, plain)
 
 
-def _fail(message: str, code: int) -> None:
-    print(f"parle: {message}", file=sys.stderr)
-    sys.exit(code)
+def _require_one_process() -> None:
+    from parle.launch import World
+
+    if World.read().size > 1:
+        raise ConfigError("--baseline trains in one process, and this is one of several. Leave it away, and compare with `parle compare`.")
+
+
+def _end(error: ParleError) -> None:
+    """Say what happened in one line, once for all processes where all say the same, and end with the error's exit code."""
+    from parle.launch import World
+
+    try:
+        world = World.read()
+    except ParleError:  # which is the error itself
+        world = World()
+    if not (error.everywhere and world.rank):
+        print(f"parle: {error}", file=sys.stderr)
+    if world.size == 1:
+        sys.exit(error.exit_code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(error.exit_code)  # after a lost process, torch's threads may abort an ordinary exit

@@ -80,6 +80,16 @@ class ScheduleConfig(Strict):
         return sorted(drops)
 
 
+class CommunicatorConfig(Strict):
+    """How the proposals come together."""
+
+    transport: Literal["auto", "torch", "mpi"] = Field("auto", description="between processes; auto: mpi under mpiexec, else torch.distributed")
+    ordered: bool = Field(False, description="add up in the order of the replicas: the same bits in one process and in several")
+    timeout: float = Field(300.0, gt=0, description="seconds after which a process that does not answer is lost")
+    codec: str | None = Field(None, description="send bf16, int8 or topk(0.01) instead of float32")
+    delay: int = Field(0, ge=0, description="steps between the beginning of a round and its end, for algorithms with a delayed form")
+
+
 class EvaluationConfig(Strict):
     """When and how the solution is tested."""
 
@@ -100,6 +110,8 @@ class RunConfig(Strict):
     seed: int = Field(0, ge=0)
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, or several as cuda:0,cuda:1")
     threads: int | None = Field(None, ge=1, description=f"intra-op threads; default: torch's own choice, or 1 below {SMALL:,} samples, where more are slower")
+    processes: bool | None = Field(None, description="one process per replica on this machine; default: where that is faster")
+    communicator: CommunicatorConfig = CommunicatorConfig()
     start: Literal["common", "own"] = "common"
     buffers: Literal["recompute", "average", "keep"] = "recompute"
     optimizer_state: Literal["keep", "average", "reset"] = "keep"
@@ -230,15 +242,32 @@ def algorithm_for(config: RunConfig, batches: int):
     return kind.from_settings(given)
 
 
+def flat(config: RunConfig) -> dict[str, str]:
+    """Every setting as text by its path."""
+
+    def leaves(tree: dict, path: str = "") -> dict[str, str]:
+        found = {}
+        for key, value in tree.items():
+            found |= leaves(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": str(value)}
+        return found
+
+    return leaves(config.model_dump())
+
+
 def alone(config: RunConfig, epochs: float) -> RunConfig:
     """The same training by one plain SGD for so many epochs: the baseline."""
-    return config.model_copy(update={"algorithm": {"name": "sgd"}, "replicas": 1, "epochs": epochs})
+    return config.model_copy(update={"algorithm": {"name": "sgd"}, "replicas": 1, "epochs": epochs, "processes": False})
 
 
 def title(config: RunConfig) -> str:
     """The algorithm with its variant, for tables."""
     variant = config.algorithm.get("variant")
     return config.algorithm["name"] + (f" ({variant})" if variant else "")
+
+
+def from_text(text: str) -> RunConfig:
+    """The configuration that `to_yaml` wrote."""
+    return parse(yaml.safe_load(text))
 
 
 def to_yaml(config: RunConfig) -> str:

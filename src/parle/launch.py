@@ -1,22 +1,63 @@
-"""From a configuration to a finished run folder. The only reader of the environment."""
+"""How this process was started, and how it finds the others of its run. The only reader of the environment."""
 
 import os
 import platform
-import signal
+import re
+import socket
 import sys
-import threading
 import time
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 
 import parle
-from parle import checkpoint, config, data, models
-from parle.errors import ConfigError, DivergedError, SetupError
-from parle.metrics import Score, score
-from parle.runs import RunFolder
-from parle.training import Plan, Training
+from parle.communicators import MPI, Communicator, Compressed, InProcess, Overlapped, TorchDistributed
+from parle.config import RunConfig
+from parle.errors import ConfigError, SetupError
+
+LOOPBACK = "127.0.0.1"
+# Rank, number of processes, rank on this machine, number on this machine. torchrun comes first: it may itself be started by the others.
+VARIABLES = {
+    "torchrun": ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+    "openmpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+    "slurm": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
+    "mpi": ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+}
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run as their launcher counts them; `launcher` is None for a process on its own."""
+
+    launcher: str | None = None
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+    @classmethod
+    def read(cls) -> "World":
+        """What torchrun, mpiexec or srun has written into the environment; SetupError where it makes no sense."""
+        for launcher, names in VARIABLES.items():
+            rank, size, local_rank, local_size = (os.environ.get(name) for name in names)
+            if not rank or not size or (launcher == "slurm" and os.environ.get("PMI_SIZE", size) != size):  # mpiexec, which srun has started
+                continue
+            try:
+                local_size = re.match(r"\d+", local_size or "1").group()  # srun writes 4(x2)
+                world = cls(launcher, int(rank), int(size), int(local_rank or 0), int(local_size))
+            except (ValueError, AttributeError):
+                raise SetupError(f"{names[0]}={rank}, {names[1]}={size} in the environment are not numbers. Unset them, or start with torchrun.") from None
+            if not 0 <= world.rank < world.size:
+                raise SetupError(f"{names[0]}={rank} and {names[1]}={size} in the environment do not fit together. Unset them, or start with torchrun.")
+            return world if world.size > 1 else cls()
+        return cls()
+
+    @property
+    def ours(self) -> bool:
+        """Whether the processes were started by parle itself, on this machine."""
+        return os.environ.get("PARLE_LAUNCHED") == "1"
 
 
 @dataclass(frozen=True)
@@ -33,74 +74,104 @@ class Environment:
         return cls(Path(folder).expanduser() if folder else None, (Path(cache) if cache else Path.home() / ".cache") / "parle")
 
 
-class Interrupted(Exception):
-    """A signal ended the training after a checkpoint was written."""
-
-    def __init__(self, number: int, folder: Path):
-        self.exit_code = 128 + number
-        super().__init__(f"Interrupted; the checkpoint {folder} was written. Continue with `parle resume {folder.parent.parent}`.")
-
-
-class Quiet:
-    """What a display of the training has to offer; this one shows nothing."""
-
-    def begin(self, title: str, total: int) -> None:
-        """A long work of so many parts begins."""
-
-    def advance(self, done: int, total: int, note: str = "") -> None:
-        """So many parts are done."""
-
-    def end(self) -> None:
-        """The work is done, or given up."""
-
-    def caution(self, text: str) -> None:
-        """Something that the user should know."""
+def communicator(world: World, settings: RunConfig) -> Communicator:
+    """The configured communicator between the processes of a world, not yet open."""
+    its = settings.communicator
+    if world.launcher is None:
+        made: Communicator = InProcess()
+    elif its.transport == "mpi" or (its.transport == "auto" and world.launcher in ("mpi", "openmpi")):
+        made = MPI(ordered=its.ordered, timeout=its.timeout, launched=world.size)
+    else:
+        _prepare_rendezvous(world, its.timeout)
+        made = TorchDistributed(ordered=its.ordered, timeout=its.timeout)
+    if its.codec:
+        made = Compressed(made, its.codec)
+    return Overlapped(made, its.delay) if its.delay else made
 
 
-def load_data(settings: config.RunConfig, show: Quiet | None = None) -> data.Data:
-    """The configured data."""
-    show, environment, its = show or Quiet(), Environment.read(), settings.data
-
-    def progress(done: int, total: int) -> None:
-        if done <= 500:
-            show.begin(f"decoding {its.name}", total)
-        show.advance(done, total)
-
-    show.begin(f"loading {its.name}", 1)
+def loopback_store(port: int, timeout: float) -> torch.distributed.TCPStore:
+    """A store for a rendezvous that listens on loopback alone; torch's own listens on every interface. Port 0 takes a free one."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        found = data.load(its.name, environment.data_dir, environment.cache_dir, its.image_column, its.label_column, progress)
-    finally:
-        show.end()
-    return data.Data(found.name, found.train.first(its.samples), found.test, found.classes)
-
-
-def plan_for(settings: config.RunConfig, found: data.Data) -> Plan:
-    """The plan of a settled configuration."""
-    batches = len(found.train) // settings.batch_size
-    steps, schedule, optimizer = config.steps_of(settings, batches), settings.schedule, settings.optimizer
-    return Plan(
-        model=settings.model.name,
-        build=models.builder(settings.model.name, found.shape, found.classes),
-        data=found,
-        algorithm=config.algorithm_for(settings, batches),
-        replicas=settings.replicas,
-        steps=steps,
-        batch_size=settings.batch_size,
-        seed=settings.seed,
-        devices=devices(settings.device),
-        optimizer=optimizer.name,
-        lr=optimizer.lr,
-        momentum=optimizer.momentum,
-        nesterov=optimizer.nesterov,
-        weight_decay=optimizer.weight_decay,
-        milestones=config.milestones(settings, batches),
-        factor=schedule.factor,
-        start=settings.start,
-        buffers=settings.buffers,
-        optimizer_state=settings.optimizer_state,
-        evaluate_every=max(1, round(settings.evaluation.every * batches)),
-        refresh=settings.evaluation.refresh,
+        listener.bind((LOOPBACK, port))
+    except OSError as error:
+        listener.close()
+        raise SetupError(f"Port {port} of {LOOPBACK} cannot be used: {error.strerror}. Choose another MASTER_PORT.") from None
+    listener.listen(128)
+    port = listener.getsockname()[1]
+    return torch.distributed.TCPStore(
+        LOOPBACK, port, is_master=True, timeout=timedelta(seconds=timeout), wait_for_workers=False, master_listen_fd=listener.detach(), use_libuv=True
     )
+
+
+_held = []  # stores that this process holds for the others, until it ends
+
+
+def _prepare_rendezvous(world: World, timeout: float) -> None:
+    """Complete the environment in which torch.distributed finds the other processes."""
+    if world.launcher != "torchrun":
+        nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_NODELIST") or ""
+        alone = world.size == world.local_size or os.environ.get("SLURM_STEP_NUM_NODES", os.environ.get("SLURM_NNODES", "1")) == "1"
+        os.environ.setdefault("MASTER_ADDR", LOOPBACK if alone else first_host(nodes))
+        os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ.get("SLURM_JOB_ID", "9500")) % 20_000))
+        os.environ.update(RANK=str(world.rank), WORLD_SIZE=str(world.size), LOCAL_RANK=str(world.local_rank))
+    if os.environ.get("MASTER_ADDR") not in (LOOPBACK, "localhost"):
+        return
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), "lo"))
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # else the launcher holds the store
+        if world.rank == 0:
+            _held.append(loopback_store(int(os.environ.get("MASTER_PORT", "29500")), timeout))
+        os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+
+
+def first_host(nodes: str) -> str:
+    """The first host of a list as Slurm writes it.
+
+    >>> first_host("node[003-005,9],gpu1"), first_host("gpu1,gpu2")
+    ('node003', 'gpu1')
+    """
+    found = re.match(r"([^\[,]+)(?:\[(\d+))?", nodes)
+    if not found:
+        raise SetupError("srun started several processes on several machines, but SLURM_STEP_NODELIST names none. Set MASTER_ADDR to the first host.")
+    return found.group(1) + (found.group(2) or "")
+
+
+def surroundings() -> tuple[str, dict[str, str]]:
+    """The working folder and the environment of this process, for a child that is not forked from it."""
+    return os.getcwd(), dict(os.environ)
+
+
+def as_child(rank: int, size: int, port: int, around: tuple[str, dict[str, str]]) -> None:
+    """Make this process one of those that parle starts itself: as under torchrun, but on loopback alone."""
+    folder, environment = around
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment, RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(size), PARLE_LAUNCHED="1")
+    os.environ.update(MASTER_ADDR=LOOPBACK, MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE="True", TORCHELASTIC_RESTART_COUNT="0")
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def set_threads(world: World, wanted: int | None) -> None:
+    """Set torch's threads: as many as wanted, or the share of the cores that falls to one process of several."""
+    if wanted or world.size > 1:
+        torch.set_num_threads(wanted or max(1, cores() // world.local_size))
+
+
+def devices_of(world: World, found: tuple[torch.device, ...]) -> tuple[torch.device, ...]:
+    """The devices of this process; SetupError where several processes of a machine would have to share a GPU."""
+    if world.size == 1 or found[0].type == "cpu":
+        return found
+    if len(found) < world.local_size:
+        raise SetupError(
+            f"{world.local_size} processes on this machine need a GPU each, but there are {len(found)}. Start fewer processes (several replicas of one "
+            "process share a GPU: -n), name more devices, or use --device cpu."
+        )
+    return found[world.local_rank :: world.local_size]
 
 
 def devices(names: str) -> tuple[torch.device, ...]:
@@ -128,164 +199,6 @@ def devices(names: str) -> tuple[torch.device, ...]:
     return tuple(found)
 
 
-def train(settings: config.RunConfig, path: Path, overwrite: bool = False, resume: bool = False, show: Quiet | None = None) -> dict:
-    """Train as configured and fill the run folder; the summary that `--json` prints.
-
-    Raises Interrupted after a checkpoint when a signal asks for the end, DivergedError when the training fails.
-    """
-    show, run = show or Quiet(), RunFolder.existing(path) if resume else RunFolder(path)
-    if resume and run.is_done():
-        return run.result()
-    if not resume:
-        run.require_free(overwrite)  # before any work
-    found = load_data(settings, show)
-    settings = config.settled(settings, len(found.train))
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    training = Training(plan_for(settings, found))
-    if resume:
-        _go_back(run, training)
-    else:
-        run.create(overwrite)
-        run.write_text(run.config, config.to_yaml(settings))
-        run.write_json(run.environment, describe_machine())
-        _save(run, training)
-    if caution := training.caution():
-        run.event("caution", text=caution)
-        show.caution(caution)
-    try:
-        record = _run(run, training, settings, show)
-        with training.solution() as model:
-            run.save_model(model.state_dict())
-    except Exception as error:
-        _fail(run, error)
-        raise
-    result = summary(path, settings, training, record)
-    run.write_json(run.status, {"state": "done", "exit_code": 0, "result": result})
-    run.event("done")
-    return result
-
-
-def _fail(run: RunFolder, error: Exception) -> None:
-    """Note that a training failed; of one that diverged, name the last finite state as well."""
-    if isinstance(error, Interrupted):
-        return
-    if isinstance(error, DivergedError):
-        error.args = (f"{error} The last finite state is {checkpoint.all_in(run.checkpoints)[-1]}.",)
-    run.write_json(run.status, {"state": "failed", "exit_code": getattr(error, "exit_code", 1), "message": str(error)})
-    run.event("failed", message=str(error))
-
-
-def _run(run: RunFolder, training: Training, settings: config.RunConfig, show: Quiet) -> dict:
-    """Follow the training to its end, or to a signal; the last record."""
-    asked: list[int] = []
-    run.write_json(run.status, {"state": "running", "pid": os.getpid()})
-    run.event("start", step=training.step)
-    show.begin(f"{settings.algorithm['name']} x {settings.replicas}", training.plan.steps)
-    record, note = {}, ""
-    try:
-        with _signals(asked):
-            for told in training.run():
-                if isinstance(told, dict):
-                    record = told
-                    run.append(run.metrics, record)
-                    note = f"error {record['consensus']['error_pct']:.2f} %"
-                    _save(run, training)
-                show.advance(training.step, training.plan.steps, note)
-                if asked and training.step < training.plan.steps:
-                    _save(run, training)
-                    run.write_json(run.status, {"state": "interrupted", "exit_code": 128 + asked[0], "step": training.step})
-                    run.event("interrupted", step=training.step)
-                    raise Interrupted(asked[0], checkpoint.all_in(run.checkpoints)[-1])
-    finally:
-        show.end()
-    return record
-
-
-class _signals:
-    """Inside `with`, the first Ctrl-C or SIGTERM is only noted; the second one ends at once."""
-
-    def __init__(self, asked: list[int]):
-        self.asked, self.before = asked, {}
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.before[number] = signal.signal(number, self._note)
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _frame) -> None:
-        self.asked.append(number)
-        signal.signal(number, signal.SIG_DFL)
-
-
-def _save(run: RunFolder, training: Training) -> None:
-    state = training.state_dict()
-    if checkpoint.is_finite(state):
-        checkpoint.write(run.checkpoints / f"step-{training.step:08d}", state)
-        checkpoint.prune(run.checkpoints, keep=2)
-
-
-def _go_back(run: RunFolder, training: Training) -> None:
-    """Put the training where the newest usable checkpoint of the run left it."""
-    problem = "it has no checkpoint"
-    for folder in reversed(checkpoint.all_in(run.checkpoints)):
-        try:
-            training.load_state_dict(checkpoint.read(folder))
-        except ConfigError as error:
-            problem = str(error)
-            run.event("checkpoint refused", folder=folder.name, reason=problem)
-            continue
-        run.forget_after(training.step)
-        return
-    raise ConfigError(f"The run {run.path} cannot be continued: {problem}")
-
-
-def summary(path: Path, settings: config.RunConfig, training: Training, record: dict) -> dict:
-    """What `--json` prints about a finished run."""
-    return {
-        "run": str(path),
-        "algorithm": settings.algorithm["name"],
-        "variant": settings.algorithm.get("variant"),
-        "model": settings.model.name,
-        "data": settings.data.name,
-        "replicas": settings.replicas,
-        "epochs": settings.epochs,
-        "seed": settings.seed,
-        "error_pct": record["consensus"]["error_pct"],
-        "loss": record["consensus"]["loss"],
-        "replica_error_pct": [its["error_pct"] for its in record["replicas"]],
-        "seconds": record["seconds"],
-        "images_per_second": record["images_per_second"],
-        "steps": record["step"],
-        "rounds": record["round"],
-        "gradient_evaluations": record["gradient_evaluations"],
-        "bytes_sent_per_replica": record["bytes_sent_per_replica"],
-        "params": training.replicas.layout.size,
-        "exit_code": 0,
-    }
-
-
-def evaluate(path: Path, data_name: str | None = None, show: Quiet | None = None) -> dict:
-    """The test error and loss of a finished run's solution, on its own data or on another of the same shape."""
-    run = RunFolder.existing(path)
-    settings = config.load(run.config)
-    if data_name:
-        settings = settings.model_copy(update={"data": config.DataConfig(name=data_name)})
-    found = load_data(settings, show)
-    model = models.builder(settings.model.name, found.shape, found.classes)()
-    models.check_fits(settings.model.name, model, found.test.take(slice(0, 2))[0], found.classes)
-    try:
-        model.load_state_dict(run.load_model())
-    except RuntimeError as error:
-        raise ConfigError(f"The solution of {path} does not fit the model {settings.model.name}: {' '.join(str(error).split())[:200]}") from error
-    result: Score = score(model, data.in_turn(found.test))
-    return {"run": str(path), "data": settings.data.name, "samples": len(found.test), **vars(result)}
-
-
 def describe_machine() -> dict:
     """Versions and hardware, for env.json."""
     return {
@@ -293,7 +206,7 @@ def describe_machine() -> dict:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(),
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "cuda": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "command": ["parle", *sys.argv[1:]],

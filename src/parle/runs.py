@@ -1,6 +1,9 @@
 """Run folders: what a training leaves on disk.
 
 runs/<name>/  config.yaml  env.json  status.json  metrics.jsonl  events.jsonl  checkpoints/  final/model.safetensors
+
+The first process of a run writes it. Every process of several writes `logs/process-<rank>.jsonl`, and its state of a checkpoint into
+`checkpoints/`, all but the first in a folder of its own there.
 """
 
 import json
@@ -23,6 +26,7 @@ class RunFolder:
         self.path = path
         self.config, self.environment, self.status = path / "config.yaml", path / "env.json", path / "status.json"
         self.metrics, self.events = path / "metrics.jsonl", path / "events.jsonl"
+        self.logs = path / "logs"
         self.checkpoints, self.model = path / "checkpoints", path / "final" / "model.safetensors"
 
     def require_free(self, overwrite: bool = False) -> None:
@@ -45,9 +49,22 @@ class RunFolder:
         except OSError as error:
             raise SetupError(f"The run folder {self.path} cannot be made: {error.strerror}. Choose a folder that you may write to with --runs-dir.") from error
 
+    def checkpoints_of(self, rank: int) -> Path:
+        """The folder of one process's checkpoints."""
+        return self.checkpoints / f"process-{rank}" if rank else self.checkpoints
+
+    def log(self, rank: int, name: str, **details) -> None:
+        """Note in the log of one process what happened there, with the time."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        self.append(self.logs / f"process-{rank}.jsonl", {"time": round(time.time(), 3), "event": name, **details})
+
     def is_done(self) -> bool:
         """Whether the run has come to its end."""
         return self.status.is_file() and json.loads(self.status.read_text())["state"] == "done"
+
+    def is_running(self) -> bool:
+        """Whether the run has begun and has not said how it ended."""
+        return self.status.is_file() and json.loads(self.status.read_text())["state"] == "running"
 
     def result(self) -> dict:
         """The summary of a run that is done."""

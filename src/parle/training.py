@@ -13,6 +13,7 @@ from torch.optim import SGD, AdamW
 
 import parle
 from parle.algorithm import Algorithm
+from parle.communicators import Communicator
 from parle.data import Batches, Data, Split, in_turn
 from parle.errors import DivergedError
 from parle.metrics import Score, distances, score
@@ -53,22 +54,25 @@ class Plan:
 class Training:
     """Replicas with their data and random streams; `run` trains them and yields what there is to tell.
 
-    Each replica has its own order of the data and its own random stream, so what it does depends on nothing but the root
-    seed, its number and the rounds. Replicas on one device step in turn; several devices step at the same time.
+    `mine` are the numbers of the plan's replicas that this process trains, all of them where none are given. Each replica has
+    its own order of the data and its own random stream, so what it does depends on nothing but the root seed, its number and
+    the rounds. Replicas on one device step in turn; several devices step at the same time.
     """
 
-    def __init__(self, plan: Plan):
+    def __init__(self, plan: Plan, communicator: Communicator | None = None, mine: range | None = None):
         self.plan, self.step, self.seconds = plan, 0, 0.0
-        places = [plan.devices[index % len(plan.devices)] for index in range(plan.replicas)]
+        self.mine = range(plan.replicas) if mine is None else mine
+        places = [plan.devices[index % len(plan.devices)] for index in range(len(self.mine))]
         self._train = {device: plan.data.train.to(device) for device in dict.fromkeys(places)}
         self._test = plan.data.test.to(places[0])
-        self.batches = [Batches(self._train[device], plan.batch_size, plan.seed, index) for index, device in enumerate(places)]
-        models = [self._model(index, device) for index, device in enumerate(places)]
+        numbered = list(zip(self.mine, places, strict=True))
+        self.batches = [Batches(self._train[device], plan.batch_size, plan.seed, number) for number, device in numbered]
+        models = [self._model(number, device) for number, device in numbered]
         Layout.of(models[0])  # refuses what cannot be joined, before an optimizer is made of it
         check_fits(plan.model, models[0], self.batches[0].split.take(slice(0, plan.batch_size))[0], plan.data.classes)
-        self._streams = [RandomStream(derive(plan.seed, "steps", i), device, len(self._train) == 1) for i, device in enumerate(places)]
+        self._streams = [RandomStream(derive(plan.seed, "steps", number), device, len(self._train) == 1) for number, device in numbered]
         self._optimizers = [self._optimizer(model) for model in models]
-        self.meter = parle.Metered(parle.InProcess())
+        self.meter = parle.Metered(communicator or parle.InProcess())
         policies = dict(start=plan.start, buffers=plan.buffers, optimizer_state=plan.optimizer_state)
         self.replicas = parle.join(models, self._optimizers, plan.algorithm, self.meter, **policies)
         self._teams = [[index for index, its in enumerate(places) if its == device] for device in self._train]
@@ -124,10 +128,13 @@ class Training:
         self.seconds += time.perf_counter() - began
 
     def record(self, refresh: int | None) -> dict:
-        """Measure everything now: one line of metrics.jsonl. BatchNorm is estimated from `refresh` samples (None: from all)."""
-        replicas, steps = self.replicas, max(self.step - self._since, 1)
-        with self.solution(refresh) as model:
-            consensus = score(model, in_turn(self._test))
+        """Measure everything now: one line of metrics.jsonl. BatchNorm is estimated from `refresh` samples (None: from all).
+
+        Every process measures its own replicas, and the first one the consensus, of which the others' records say nothing.
+        """
+        replicas = self.replicas
+        consensus = self._score_consensus(refresh)
+        losses, errors, test_losses, distance = self._measured()
         record = {
             "epoch": self.step / self.batches_per_epoch,
             "step": self.step,
@@ -136,10 +143,12 @@ class Training:
             "seconds": round(self.seconds, 3),
             "images_per_second": round(self.step * self.plan.replicas * self.batches[0].size / max(self.seconds, 1e-9), 1),
             "bytes_sent_per_replica": self.meter.bytes_sent_per_replica,
-            "train_loss": [float(loss) / steps for loss in self._losses],
-            "consensus": vars(consensus),
-            "replicas": [vars(self._score_replica(index)) for index in range(self.plan.replicas)],
-            "distance": distances(replicas),
+            "seconds_waited": round(self.meter.seconds_waited, 3),
+            "seconds_exchanged": round(self.meter.seconds_exchanged, 3),
+            "train_loss": losses,
+            "consensus": consensus,
+            "replicas": [{"error_pct": round(error, 4), "loss": loss} for error, loss in zip(errors, test_losses, strict=True)],
+            "distance": distance,
             "inner_lr": self.rate(self.step),
             "algorithm": self.plan.algorithm.at(replicas.round).settings(),
         }
@@ -147,6 +156,22 @@ class Training:
             loss.zero_()
         self._since = self.step
         return record
+
+    def _score_consensus(self, refresh: int | None) -> dict | None:
+        if self.mine.start == 0:
+            with self.solution(refresh) as model:
+                return vars(score(model, in_turn(self._test)))
+        with self.meter.paused():
+            self.replicas.solution_vector()
+        return None
+
+    def _measured(self) -> list[list[float]]:
+        """Of all replicas, in their order: training loss since the last record, test error, test loss, distance from the reference."""
+        steps, rows = max(self.step - self._since, 1), []
+        for index, (loss, distance) in enumerate(zip(self._losses, distances(self.replicas), strict=True)):
+            its = self._score_replica(index)
+            rows.append(torch.tensor([float(loss) / steps, its.error_pct, its.loss, distance], dtype=torch.float64))
+        return torch.stack(self.meter.gather(rows)).T.tolist()
 
     @contextmanager
     def solution(self, refresh: int | None = None) -> Iterator[nn.Module]:
@@ -170,14 +195,12 @@ class Training:
             "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
             "buffers": [dict(model.named_buffers()) for model in self.replicas.models],
             "streams": [stream.state_dict() for stream in self._streams],
-            "meter": self.meter.state_dict(),
         }
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from there."""
         self.step, self.seconds, self._since = state["step"], state["seconds"], state["since"]
         self.replicas.load_state_dict(state["replicas"])
-        self.meter.load_state_dict(state["meter"])
         with torch.no_grad():
             for loss, value in zip(self._losses, state["losses"], strict=True):
                 loss.copy_(value)
@@ -215,7 +238,9 @@ class Training:
                     optimizer.step()
                     total += loss.detach()
             if not torch.isfinite(total):
-                raise DivergedError(f"The training loss of replica {index} is not finite between steps {self.step} and {self.step + count}. Lower --lr.")
+                raise DivergedError(
+                    f"The training loss of replica {self.mine[index]} is not finite between steps {self.step} and {self.step + count}. Lower --lr."
+                )
 
     def _score_replica(self, index: int) -> Score:
         model, device = self.replicas.models[index], self.batches[index].split.labels.device

@@ -47,17 +47,18 @@ class MPI(Collective):
 
     def _begin_sum(self, vector: Tensor) -> Callable[[], None]:
         request = self._comm.Iallreduce(self._mpi.IN_PLACE, vector.numpy())
-        return lambda: self._wait_for(request)
+        return lambda: self._wait_for(request, vector)
 
     def _gather(self, vector: Tensor) -> list[Tensor]:
         gathered = torch.empty(self.ranks, vector.numel(), dtype=vector.dtype)
-        self._wait_for(self._comm.Iallgather(vector.numpy(), gathered.numpy()))
+        self._wait_for(self._comm.Iallgather(vector.numpy(), gathered.numpy()), vector, gathered)
         return list(gathered)
 
     def _spread(self, vector: Tensor) -> None:
-        self._wait_for(self._comm.Ibcast(vector.numpy()))
+        self._wait_for(self._comm.Ibcast(vector.numpy()), vector)
 
-    def _wait_for(self, request) -> None:
+    def _wait_for(self, request, *_kept: Tensor) -> None:
+        """Wait for a request, whose memory is the caller's to keep until then."""
         deadline = time.monotonic() + self.timeout
         while not request.Test():
             if time.monotonic() > deadline:

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def _read(path: Path) -> dict[str, Tensor] | None:
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
-    aside = path.with_suffix(f".{id(tensors)}.part")
+    aside = path.with_suffix(f".{os.getpid()}-{id(tensors)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         safetensors.torch.save_file(tensors, aside, metadata={"sha256": _digest(tensors)})

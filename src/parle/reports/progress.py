@@ -15,6 +15,10 @@ class Display:
         self._console = Console(stderr=True)
         self._quiet, self._bar, self._title = quiet, None, ""
 
+    def __reduce__(self) -> tuple:
+        """A display sent to another process begins anew there."""
+        return Display, (self._quiet,)
+
     def begin(self, title: str, total: int) -> None:
         """A long work of so many parts begins."""
         self.end()
@@ -38,6 +42,11 @@ class Display:
         if self._bar:
             self._bar.stop()
             self._bar = None
+
+    def note(self, text: str) -> None:
+        """Something that was decided for the user."""
+        if not self._quiet:
+            self._console.print(f"note: {text}", highlight=False, soft_wrap=True)
 
     def caution(self, text: str) -> None:
         """Something that the user should know."""

@@ -1,0 +1,358 @@
+"""From a configuration to a finished run folder, in one process or several."""
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import torch
+
+from parle import checkpoint, config, data, launch, models, processes
+from parle.errors import ConfigError, DivergedError, ParleError, ReplicaLost
+from parle.launch import Environment, World
+from parle.metrics import Score, score
+from parle.runs import RunFolder
+from parle.together import Ended, Together
+from parle.training import Plan, Training
+
+
+class Quiet:
+    """What a display of the training has to offer; this one shows nothing."""
+
+    def begin(self, title: str, total: int) -> None:
+        """A long work of so many parts begins."""
+
+    def advance(self, done: int, total: int, note: str = "") -> None:
+        """So many parts are done."""
+
+    def end(self) -> None:
+        """The work is done, or given up."""
+
+    def note(self, text: str) -> None:
+        """Something that was decided for the user."""
+
+    def caution(self, text: str) -> None:
+        """Something that the user should know."""
+
+
+def load_data(settings: config.RunConfig, show: Quiet | None = None) -> data.Data:
+    """The configured data."""
+    show, environment, its = show or Quiet(), Environment.read(), settings.data
+
+    def progress(done: int, total: int) -> None:
+        if done <= 500:
+            show.begin(f"decoding {its.name}", total)
+        show.advance(done, total)
+
+    show.begin(f"loading {its.name}", 1)
+    try:
+        found = data.load(its.name, environment.data_dir, environment.cache_dir, its.image_column, its.label_column, progress)
+    finally:
+        show.end()
+    return data.Data(found.name, found.train.first(its.samples), found.test, found.classes)
+
+
+def plan_for(settings: config.RunConfig, found: data.Data, world: World | None = None) -> Plan:
+    """The plan of a settled configuration, on the devices of this process."""
+    batches = len(found.train) // settings.batch_size
+    steps, schedule, optimizer = config.steps_of(settings, batches), settings.schedule, settings.optimizer
+    return Plan(
+        model=settings.model.name,
+        build=models.builder(settings.model.name, found.shape, found.classes),
+        data=found,
+        algorithm=config.algorithm_for(settings, batches),
+        replicas=settings.replicas,
+        steps=steps,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        devices=launch.devices_of(world or World(), launch.devices(settings.device)),
+        optimizer=optimizer.name,
+        lr=optimizer.lr,
+        momentum=optimizer.momentum,
+        nesterov=optimizer.nesterov,
+        weight_decay=optimizer.weight_decay,
+        milestones=config.milestones(settings, batches),
+        factor=schedule.factor,
+        start=settings.start,
+        buffers=settings.buffers,
+        optimizer_state=settings.optimizer_state,
+        evaluate_every=max(1, round(settings.evaluation.every * batches)),
+        refresh=settings.evaluation.refresh,
+    )
+
+
+def train(settings: config.RunConfig, path: Path, overwrite: bool = False, resume: bool = False, show: Quiet | None = None) -> dict | None:
+    """Train as configured and fill the run folder; the summary that `--json` prints, in the first process of several.
+
+    Raises Ended after a checkpoint when a signal asks for the end, DivergedError when the training fails, ReplicaLost when a
+    process was lost. Where nothing has started several processes, `spread` decides whether to start some.
+    """
+    show, world = show or Quiet(), World.read()
+    if world.launcher is None:
+        run = RunFolder.existing(path) if resume else RunFolder(path)
+        if resume and run.is_done():
+            return run.result()
+        if not resume:
+            run.require_free(overwrite)  # before any work
+        found = load_data(settings, show)
+        settings = spread(config.settled(settings, len(found.train)), len(found.train), show)
+        if settings.processes and settings.replicas > 1:
+            return _train_in_processes(settings, path, overwrite, resume, show)
+        return _Job(settings, path, overwrite, resume, show, world, found).result()
+    return _Job(settings, path, overwrite, resume, show, world).result()
+
+
+def spread(settings: config.RunConfig, samples: int, show: Quiet) -> config.RunConfig:
+    """The configuration with `processes` decided: one for each replica where they share several cores and have enough to do."""
+    if settings.processes is not None:
+        return settings
+    pays = settings.replicas > 1 and launch.cores() > 1 and samples >= config.SMALL and settings.threads is None
+    pays = pays and launch.devices(settings.device)[0].type == "cpu" and hasattr(os, "fork")
+    if not pays:
+        return settings.model_copy(update={"processes": False})
+    show.note(f"training in {settings.replicas} processes, one for each replica; --no-processes trains in one")
+    ordered = settings.communicator.model_copy(update={"ordered": True})  # the same numbers as in one process
+    return settings.model_copy(update={"processes": True, "communicator": ordered})
+
+
+def _train_in_processes(settings: config.RunConfig, path: Path, overwrite: bool, resume: bool, show: Quiet) -> dict:
+    run = RunFolder(path)
+    try:
+        return processes.run(settings.replicas, _child, (config.to_yaml(settings), str(path), overwrite, resume, show))
+    except ReplicaLost as error:
+        if run.is_running():  # the process that writes the folder may be the lost one
+            run.write_json(run.status, {"state": "failed", "exit_code": error.exit_code, "message": str(error)})
+        raise ReplicaLost(f"{error} Continue from the last checkpoint with `parle resume {path}`.") from None
+
+
+def _child(text: str, path: str, overwrite: bool, resume: bool, show: Quiet) -> dict | None:
+    world = World.read()
+    return _Job(config.from_text(text), Path(path), overwrite, resume, show if world.rank == 0 else Quiet(), world).result()
+
+
+class _Job:
+    """One training in one process, which may be one of several."""
+
+    def __init__(self, settings: config.RunConfig, path: Path, overwrite: bool, resume: bool, show: Quiet, world: World, found: data.Data | None = None):
+        self.world, self.resume, self.overwrite, self.show = world, resume, overwrite, show if world.rank == 0 else Quiet()
+        self.settings = self._for_world(settings)
+        communicator = launch.communicator(world, settings)
+        self.together = Together(communicator, launch.devices_of(world, launch.devices(settings.device))[0])
+        self.run = RunFolder(Path(self.together.texts(str(path))[0]))
+        found = found or self.together.agree(lambda: load_data(self.settings, self.show))
+        self.settings = config.settled(self.settings, len(found.train))
+        self.together.compare(config.flat(self.settings))
+        launch.set_threads(world, self.settings.threads)
+        try:
+            self.training = Training(plan_for(self.settings, found, world), communicator, self._mine())
+        except ParleError as error:
+            error.everywhere = True  # it follows from the configuration, which is everybody's
+            raise
+
+    def _for_world(self, settings: config.RunConfig) -> config.RunConfig:
+        size = self.world.size
+        if size == 1:
+            return settings
+        replicas = settings.replicas or size
+        if replicas < size:
+            error = ConfigError(f"{size} processes cannot share {replicas} replicas. Start at most one process for each replica, or raise -n to {size}.")
+            error.everywhere = True
+            raise error
+        return settings.model_copy(update={"replicas": replicas, "processes": True if self.world.ours else settings.processes})
+
+    def _mine(self) -> range:
+        """The numbers of the replicas that this process trains: blocks, as equal as can be."""
+        share, more = divmod(self.settings.replicas, self.world.size)
+        first = self.world.rank * share + min(self.world.rank, more)
+        return range(first, first + share + (self.world.rank < more))
+
+    def result(self) -> dict | None:
+        """Train to the end; the summary, in the first process."""
+        first, run, training = self.world.rank == 0, self.run, self.training
+        if self.resume:
+            self._go_back()
+        else:
+            self.together.agree(self._create, first_only=True)
+            if self.world.ours and not first:
+                _print_into(run.logs / f"process-{self.world.rank}.out")
+            self._save()
+        if first and (caution := training.caution()):
+            run.event("caution", text=caution)
+            self.show.caution(caution)
+        self._log("start", pid=os.getpid(), replicas=list(training.mine), threads=torch.get_num_threads(), devices=[str(d) for d in training.plan.devices])
+        try:
+            record = self._follow()
+            self._save_solution()
+            training.replicas.close()
+        except Exception as error:
+            self._fail(error)
+            raise
+        self._log("done")
+        if not first:
+            return None
+        summed = summary(run.path, self.settings, training, record)
+        run.write_json(run.status, {"state": "done", "exit_code": 0, "result": summed})
+        run.event("done")
+        return summed
+
+    def _create(self) -> None:
+        self.run.create(self.overwrite)
+        self.run.write_text(self.run.config, config.to_yaml(self.settings))
+        self.run.write_json(self.run.environment, launch.describe_machine() | {"processes": self.world.size, "launcher": self.world.launcher})
+
+    def _follow(self) -> dict:
+        """Follow the training to its end, or to a signal; the last record."""
+        run, training, first = self.run, self.training, self.world.rank == 0
+        asked: list[int] = []
+        if first:
+            run.write_json(run.status, {"state": "running", "pid": os.getpid()})
+            run.event("start", step=training.step)
+        self.show.begin(f"{self.settings.algorithm['name']} x {self.settings.replicas}", training.plan.steps)
+        record, note = {}, ""
+        try:
+            with _signals(asked):
+                for told in training.run():
+                    if isinstance(told, dict):
+                        record = told
+                        self._log("record", **{key: value for key, value in record.items() if key not in ("consensus", "algorithm")})
+                        if first:
+                            run.append(run.metrics, record)
+                            note = f"error {record['consensus']['error_pct']:.2f} %"
+                        self._save()
+                    self.show.advance(training.step, training.plan.steps, note)
+                    if (number := self.together.greatest(asked[0] if asked else 0)) and training.step < training.plan.steps:
+                        self._interrupt(number)
+        finally:
+            self.show.end()
+        return record
+
+    def _interrupt(self, number: int) -> None:
+        self._save()
+        folder = checkpoint.all_in(self.run.checkpoints_of(self.world.rank))[-1]
+        if self.world.rank == 0:
+            self.run.write_json(self.run.status, {"state": "interrupted", "exit_code": 128 + number, "step": self.training.step})
+            self.run.event("interrupted", step=self.training.step)
+        self._log("interrupted", step=self.training.step)
+        self.training.replicas.close()
+        raise Ended(f"Interrupted; the checkpoint {folder} was written. Continue with `parle resume {self.run.path}`.", 128 + number, everywhere=True)
+
+    def _save(self) -> None:
+        state, folder = self.training.state_dict(), self.run.checkpoints_of(self.world.rank)
+        if checkpoint.is_finite(state):
+            checkpoint.write(folder / f"step-{self.training.step:08d}", state)
+            checkpoint.prune(folder, keep=2)
+
+    def _save_solution(self) -> None:
+        if self.world.rank == 0:
+            with self.training.solution() as model:
+                self.run.save_model(model.state_dict())
+        else:
+            self.training.replicas.solution_vector()
+
+    def _go_back(self) -> None:
+        """Put the training where the newest checkpoint left it that every process can use."""
+        run, folder, problem = self.run, self.run.checkpoints_of(self.world.rank), "it has no checkpoint"
+        everybodys = [set(names.split()) for names in self.together.texts(" ".join(path.name for path in checkpoint.all_in(folder)))]
+        for name in sorted(set.intersection(*everybodys), reverse=True):
+            try:
+                self.together.agree(lambda name=name: self.training.load_state_dict(checkpoint.read(folder / name)))
+            except (ConfigError, Ended) as error:
+                problem = str(error)
+                if self.world.rank == 0:
+                    run.event("checkpoint refused", folder=name, reason=problem)
+                continue
+            if self.world.rank == 0:
+                run.forget_after(self.training.step)
+            return
+        error = ConfigError(f"The run {run.path} cannot be continued: {problem}")
+        error.everywhere = True
+        raise error
+
+    def _fail(self, error: Exception) -> None:
+        """Note that a training failed; of one that diverged, name the last finite state as well."""
+        if isinstance(error, Ended):
+            return
+        if isinstance(error, DivergedError):
+            error.args = (f"{error} The last finite state is {checkpoint.all_in(self.run.checkpoints_of(self.world.rank))[-1]}.",)
+        self._log("failed", message=str(error))
+        if self.world.rank == 0:
+            self.run.write_json(self.run.status, {"state": "failed", "exit_code": getattr(error, "exit_code", 1), "message": str(error)})
+            self.run.event("failed", message=str(error))
+
+    def _log(self, name: str, **details) -> None:
+        if self.world.size > 1:
+            self.run.log(self.world.rank, name, **details)
+
+
+class _signals:
+    """Inside `with`, the first Ctrl-C or SIGTERM is only noted; the second one ends at once."""
+
+    def __init__(self, asked: list[int]):
+        self.asked, self.before = asked, {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.before[number] = signal.signal(number, self._note)
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _frame) -> None:
+        self.asked.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+
+def _print_into(path: Path) -> None:
+    """Send what this process prints from now on into a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)
+
+
+def summary(path: Path, settings: config.RunConfig, training: Training, record: dict) -> dict:
+    """What `--json` prints about a finished run."""
+    return {
+        "run": str(path),
+        "algorithm": settings.algorithm["name"],
+        "variant": settings.algorithm.get("variant"),
+        "model": settings.model.name,
+        "data": settings.data.name,
+        "replicas": settings.replicas,
+        "epochs": settings.epochs,
+        "seed": settings.seed,
+        "error_pct": record["consensus"]["error_pct"],
+        "loss": record["consensus"]["loss"],
+        "replica_error_pct": [its["error_pct"] for its in record["replicas"]],
+        "seconds": record["seconds"],
+        "images_per_second": record["images_per_second"],
+        "steps": record["step"],
+        "rounds": record["round"],
+        "gradient_evaluations": record["gradient_evaluations"],
+        "bytes_sent_per_replica": record["bytes_sent_per_replica"],
+        "params": training.replicas.layout.size,
+        "exit_code": 0,
+    }
+
+
+def evaluate(path: Path, data_name: str | None = None, show: Quiet | None = None) -> dict:
+    """The test error and loss of a finished run's solution, on its own data or on another of the same shape."""
+    run = RunFolder.existing(path)
+    settings = config.load(run.config)
+    if data_name:
+        settings = settings.model_copy(update={"data": config.DataConfig(name=data_name)})
+    found = load_data(settings, show)
+    model = models.builder(settings.model.name, found.shape, found.classes)()
+    models.check_fits(settings.model.name, model, found.test.take(slice(0, 2))[0], found.classes)
+    try:
+        model.load_state_dict(run.load_model())
+    except RuntimeError as error:
+        raise ConfigError(f"The solution of {path} does not fit the model {settings.model.name}: {' '.join(str(error).split())[:200]}") from error
+    result: Score = score(model, data.in_turn(found.test))
+    return {"run": str(path), "data": settings.data.name, "samples": len(found.test), **vars(result)}

@@ -1,0 +1,129 @@
+"""Several processes of our own on this machine, which find each other as under torchrun, on loopback alone."""
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing import connection
+
+from parle import launch
+from parle.errors import ParleError, ReplicaLost
+from parle.together import Ended
+
+GRACE = 10.0  # seconds that the others have to end after one has failed
+STORE_TIMEOUT = 60.0
+
+
+def run(count: int, work: Callable[..., dict], arguments: tuple) -> dict:
+    """Call `work(*arguments)` in so many processes, and return what the first one returned.
+
+    SIGINT and SIGTERM are passed on to all of them. When one fails, the others have a short time to end by themselves; what
+    is left is killed. Raises Ended with the message and exit code of the one that failed first, ReplicaLost where one was
+    killed or no longer answered.
+    """
+    context = multiprocessing.get_context("forkserver")  # fork is quick, but not safe beside the threads of a process that works
+    context.set_forkserver_preload(["torch", work.__module__])
+    store = launch.loopback_store(0, STORE_TIMEOUT)
+    children, ears = [], []
+    for rank in range(count):
+        ear, mouth = context.Pipe(duplex=False)
+        children.append(context.Process(target=_child, args=(rank, count, store.port, launch.surroundings(), work, arguments, mouth), daemon=True))
+        ears.append(ear)
+    try:
+        with _Passed(children):
+            for child in children:
+                child.start()
+            stuck = _wait(children)
+    finally:
+        for child in children:
+            if child.is_alive():
+                child.kill()
+    told = [_read(ear) for ear in ears]
+    return _verdict(told, [child.exitcode for child in children], stuck)
+
+
+def _wait(children: list) -> list[int]:
+    """Wait until all have ended; the numbers of those that had to be killed."""
+    deadline = None
+    while alive := [child for child in children if child.exitcode is None]:
+        connection.wait([child.sentinel for child in alive], timeout=0.2)
+        if deadline is None and any(child.exitcode for child in children):
+            deadline = time.monotonic() + GRACE
+        if deadline is not None and time.monotonic() > deadline:
+            stuck = [number for number, child in enumerate(children) if child.exitcode is None]
+            for number in stuck:
+                children[number].kill()
+                children[number].join()
+            return stuck
+    return []
+
+
+def _verdict(told: list[dict], codes: list[int], stuck: list[int]) -> dict:
+    if not any(codes):
+        return told[0]["result"]
+    lost = [f"process {rank} was ended by {signal.Signals(-code).name}" for rank, code in enumerate(codes) if code < 0 and rank not in stuck]
+    lost += [f"process {rank} no longer answered" for rank in stuck]
+    failures = [(rank, its) for rank, its in enumerate(told) if its.get("exit_code")]
+    causes = [(rank, its) for rank, its in failures if its["exit_code"] != ReplicaLost.exit_code]
+    if lost and not causes:
+        raise ReplicaLost(f"Of {len(codes)} processes, {', '.join(lost)}.")
+    rank, its = (causes or failures or [(next(rank for rank, code in enumerate(codes) if code), {})])[0]
+    raise Ended(its.get("message", f"Process {rank} ended with exit code {codes[rank]}."), its.get("exit_code", 1))
+
+
+def _read(ear) -> dict:
+    try:
+        return json.loads(ear.recv_bytes()) if ear.poll() else {}
+    except EOFError:
+        return {}
+
+
+class _Passed:
+    """Inside `with`, SIGINT and SIGTERM go to the children and leave this process waiting for them."""
+
+    def __init__(self, children: list):
+        self.children, self.before = children, {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.before[number] = signal.signal(number, self._pass_on)
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _pass_on(self, number: int, _frame) -> None:
+        for child in self.children:
+            if child.pid and child.exitcode is None:
+                os.kill(child.pid, number)
+
+
+def _child(rank: int, count: int, port: int, around: tuple, work: Callable[..., dict], arguments: tuple, mouth) -> None:
+    """One of the processes, from its first line to its last."""
+    os.setsid()  # Ctrl-C comes from the parent, once
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process().sentinel,), daemon=True).start()
+    launch.as_child(rank, count, port, around)
+    code = 0
+    try:
+        told = {"result": work(*arguments)}
+    except ParleError as error:
+        code, told = error.exit_code, {"message": str(error), "exit_code": error.exit_code}
+    except BaseException as error:
+        traceback.print_exc()
+        code, told = 1, {"message": f"Process {rank} failed unexpectedly: {type(error).__name__}: {error}", "exit_code": 1}
+    mouth.send_bytes(json.dumps(told).encode())
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # after a lost process, torch's threads may abort an ordinary exit
+
+
+def _end_with(sentinel: int) -> None:
+    """End this process when its parent has ended."""
+    connection.wait([sentinel])
+    os._exit(1)
