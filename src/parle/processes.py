@@ -27,12 +27,12 @@ def run(count: int, work: Callable[..., dict], arguments: tuple) -> dict:
     killed or no longer answered.
     """
     context = multiprocessing.get_context("forkserver")  # fork is quick, but not safe beside the threads of a process that works
-    context.set_forkserver_preload(["torch", work.__module__])
+    context.set_forkserver_preload(["torch._dynamo", work.__module__])  # every optimizer imports the first, which takes seconds
     store = launch.loopback_store(0, STORE_TIMEOUT)
     children, ears = [], []
     for rank in range(count):
         ear, mouth = context.Pipe(duplex=False)
-        children.append(context.Process(target=_child, args=(rank, count, store.port, launch.surroundings(), work, arguments, mouth), daemon=True))
+        children.append(context.Process(target=_child, args=(rank, count, store.port, launch.surroundings(), work, arguments, mouth)))
         ears.append(ear)
     try:
         with _Passed(children):

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from parle.algorithm import Algorithm
 from parle.communicators import Communicator, InProcess, Metered
+from parle.communicators.communicator import WHOLE
 from parle.errors import ConfigError
-from parle.replicas import Replicas, join
+from parle.replicas import Center, Replicas, join
 
 REPLICAS, STEPS = 3, 12
 
@@ -34,22 +35,45 @@ def check_algorithm(algorithm: Algorithm) -> None:
     _bytes_are_as_stated(algorithm)
 
 
-def check_communicator(make: Callable[[], Communicator]) -> None:
-    """Check that a communicator for the replicas of one process gives the trajectory of `InProcess`; AssertionError if not.
+def check_communicator(make: Callable[[], Communicator], mine: range | None = None, exact: bool = True) -> None:
+    """Check that a communicator gives the trajectory of `InProcess`; AssertionError if not.
+
+    In several processes, every one calls this, with the numbers of those of the three replicas that are its own; `exact` asks
+    for the same bits, otherwise rounding may differ.
 
     >>> check_communicator(InProcess)
     """
     from parle.algorithms import ALGORITHMS
 
+    mine = range(REPLICAS) if mine is None else mine
+    same = torch.equal if exact else torch.allclose
     for name, kind in ALGORITHMS.items():
-        expected, got = _trained(kind(), STEPS * 3), _trained(kind(), STEPS * 3, make())
-        _require(torch.equal(expected.params, got.params), f"{name}: the parameters differ from those of InProcess after {STEPS * 3} steps")
-        _require(torch.equal(expected.reference, got.reference), f"{name}: the reference differs from that of InProcess")
-    vectors = [torch.full((3,), float(value)) for value in (1, 2, 6)]
+        if kind.single and len(mine) < REPLICAS:
+            continue
+        expected, got = _trained(kind(), STEPS * 3), _trained(kind(), STEPS * 3, make(), mine)
+        ours = expected.params if kind.single else expected.params[mine.start : mine.stop]
+        _require(same(ours, got.params), f"{name}: the parameters differ from those of InProcess after {STEPS * 3} steps")
+        _require(same(expected.reference, got.reference), f"{name}: the reference differs from that of InProcess")
+        expected.finish()
+        got.finish()
+        _require(same(expected.solution_vector(), got.solution_vector()), f"{name}: the solution differs from that of InProcess")
+        got.close()
+    _means_are_right(make, mine, exact)
+
+
+def _means_are_right(make: Callable[[], Communicator], mine: range, exact: bool) -> None:
+    center = Center(Algorithm(), torch.zeros(3))
+    vectors = [torch.full((3,), (1.0, 2.0, 6.0)[number]) for number in mine]
     communicator = make()
-    communicator.open(None, vectors, common=False)
-    _require(torch.equal(communicator.mean(vectors), torch.full((3,), 3.0)), "the mean of 1, 2 and 6 is not 3")
-    _require(vectors[0][0] == 1.0, "the communicator has changed a vector that it was given")
+    communicator.open(center, vectors, common=False)
+    _require((communicator.size, communicator.first) == (REPLICAS, mine.start), "size and first do not say which replicas are here")
+    _require(torch.allclose(communicator.mean(vectors), torch.full((3,), 3.0)), "the mean of 1, 2 and 6 is not 3")
+    _require(
+        torch.allclose(communicator.exchange(vectors), torch.full((3,), 3.0), atol=0 if exact else 0.1), "a round does not merge the mean of the proposals"
+    )
+    _require([vector.tolist() for vector in communicator.gather(vectors)] == [[1.0] * 3, [2.0] * 3, [6.0] * 3], "gather does not give all vectors in order")
+    _require(communicator.of_first(vectors[0]).tolist() == [1.0] * 3, "of_first does not give the vector of the first replica")
+    _require(vectors[0][0] == (1.0, 2.0, 6.0)[mine.start], "the communicator has changed a vector that it was given")
     communicator.close()
 
 
@@ -69,7 +93,7 @@ def _settings_round_trip(algorithm: Algorithm) -> None:
 
 
 def _rows_and_blocks_agree(algorithm: Algorithm) -> None:
-    """The verbs see one replica at a time; applied to all rows at once they must give the same."""
+    """The verbs see one replica at a time; applied to all rows at once they must give the same. So must parts, if it says so."""
     replicas, block_replicas = _trained(algorithm, 2), _trained(algorithm, 2)
     now, block = algorithm.at(0), block_replicas._blocks[0]
     rows = [replica.r for replica in replicas._replicas]
@@ -82,6 +106,22 @@ def _rows_and_blocks_agree(algorithm: Algorithm) -> None:
     for verb, parts, whole in pairs:
         if whole is not None:
             _require(torch.equal(torch.cat(parts), whole), f"{verb} gives other numbers for a block of replicas than for each of them")
+    if algorithm.elementwise:
+        _parts_agree(algorithm)
+
+
+def _parts_agree(algorithm: Algorithm) -> None:
+    """The verbs of a round, applied to two parts of the vectors, must give what they give for the whole."""
+    whole, parted = _trained(algorithm, 2), _trained(algorithm, 2)
+    now, middle = algorithm.at(0), whole.layout.size // 2
+    for replicas, parts in ((whole, [WHOLE]), (parted, [slice(0, middle), slice(middle, None)])):
+        block = replicas._blocks[0]
+        for part in parts:
+            mean = now.propose(block.part(part)).mean(0)
+            now.adopt(block.part(part), replicas.center.merge(mean, len(block.params), part))
+    for name in whole.names():
+        _require(torch.allclose(whole.vector(name), parted.vector(name)), f"{name} differs where a round is held in parts, so elementwise must be False")
+    _require(torch.allclose(whole.reference, parted.reference), "the reference differs where a round is held in parts, so elementwise must be False")
 
 
 def _replicas_move_and_stay_finite(algorithm: Algorithm) -> None:
@@ -120,19 +160,19 @@ def _bytes_are_as_stated(algorithm: Algorithm) -> None:
     _require(meter.bytes_sent_per_replica == stated, f"{meter.bytes_sent_per_replica} bytes were sent, the class states {stated}")
 
 
-def _trained(algorithm: Algorithm, steps: int, communicator: Communicator | None = None) -> Replicas:
-    """Replicas of a small regression after so many steps, always the same."""
-    count = 1 if algorithm.single else REPLICAS
+def _trained(algorithm: Algorithm, steps: int, communicator: Communicator | None = None, mine: range | None = None) -> Replicas:
+    """Replicas of a small regression after so many steps, always the same; all of them, or `mine` of several processes."""
+    mine = range(1) if algorithm.single else mine or range(REPLICAS)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        models = [nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1)).double() for _ in range(count)]
+        models = [nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1)).double() for _ in range(mine.stop)][mine.start :]
     optimizers = [torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True) for model in models]
     return _advance(join(models, optimizers, algorithm, communicator), steps)
 
 
 def _advance(replicas: Replicas, steps: int, first: int = 0) -> Replicas:
     for step in range(first, first + steps):
-        for index, (model, optimizer) in enumerate(zip(replicas.models, replicas.optimizers, strict=True)):
+        for index, (model, optimizer) in enumerate(zip(replicas.models, replicas.optimizers, strict=True), replicas.communicator.first):
             inputs = torch.randn(8, 4, generator=torch.Generator().manual_seed(1000 * step + index), dtype=torch.float64)
             optimizer.zero_grad()
             (model(inputs) - inputs.sum(1, keepdim=True).sin()).square().mean().backward()
