@@ -19,17 +19,17 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# $(1): extras to install with the package
+# $(1): extras to install with the package, $(2): options; a demo starts sooner without compiling, many processes start sooner with it
 define install
 	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "parle needs Python 3.11 or newer, but $(PY) is $$($(PY) --version 2>&1). Try: make PY=python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PY) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e ".[$(1)]"
+	$(BIN)/python -m pip install --quiet $(2) -c constraints.txt -e ".[$(1)]"
 	touch $@
 endef
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	$(call install,data)
+	$(call install,data,--no-compile)
 
 $(VENV)/.tests: pyproject.toml constraints.txt
 	$(call install,test)

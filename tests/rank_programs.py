@@ -12,6 +12,8 @@ from torch import nn
 import parle
 from parle import testing
 
+THREE = [range(0, 1), range(1, 2), range(2, 3)]
+
 
 def check(rank: int, ranges: list[range], options: dict, exact: bool) -> None:
     """The checks for every communicator, with these replicas in each process."""

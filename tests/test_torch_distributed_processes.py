@@ -10,11 +10,10 @@ import torch
 
 import parle
 
-THREE = [range(0, 1), range(1, 2), range(2, 3)]
 MIXED = [range(0, 2), range(2, 3)]
 
 
-@pytest.mark.parametrize("ranges", [THREE, MIXED], ids=["one replica each", "two and one"])
+@pytest.mark.parametrize("ranges", [programs.THREE, MIXED], ids=["one replica each", "two and one"])
 @pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "fast"])
 def test_it_passes_the_checks_for_every_communicator(ranges, ordered):
     ranks.results(len(ranges), programs.check, ranges, {"ordered": ordered}, ordered)

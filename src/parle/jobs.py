@@ -142,7 +142,8 @@ class _Job:
         self.run = RunFolder(Path(self.together.texts(str(path))[0]))
         found = found or self.together.agree(lambda: load_data(self.settings, self.show))
         self.settings = config.settled(self.settings, len(found.train))
-        self.together.compare(config.flat(self.settings))
+        if world.size > 1:
+            self.together.compare(config.flat(self.settings) | {"data with digest": found.digest()})
         launch.set_threads(world, self.settings.threads)
         try:
             self.training = Training(plan_for(self.settings, found, world), communicator, self._mine())

@@ -146,9 +146,9 @@ class Collective(Communicator):
 
     def _wait(self) -> bool:
         """Wait for all parts of the vector; what `_agreed` makes of its tail."""
-        sums, self._sums, self._sent_up_to = self._sums, [], 0
-        while sums:
-            sums.pop(0)()
+        self._sent_up_to = 0
+        while self._sums:  # which a transport empties when a process is lost
+            self._sums.pop(0)()
         return self._agreed(self._scratch[-TAIL:])
 
     def _vote(self, ends: int, stepped: bool) -> bool:

@@ -1,6 +1,7 @@
 """Processes under `mpiexec` or `srun`, over MPI."""
 
 import time
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -94,7 +95,8 @@ class MPI(Collective):
 def library():
     """mpi4py's MPI; SetupError where it or an MPI library is missing."""
     try:
-        from mpi4py import MPI as found
+        with warnings.catch_warnings(action="ignore"):  # of the mistake that `connect` finds out and explains
+            from mpi4py import MPI as found
     except ImportError as error:
         raise SetupError(f'mpi4py is not installed. Install it: pip install "parle-sgd[mpich]", or [mpi] where an MPI is there already. ({error})') from None
     except RuntimeError:

@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import re
+import socket
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -22,8 +23,8 @@ class TorchDistributed(Collective):
 
     `group` is a process group, a one-dimensional device mesh, or None for the default group, which is made when there is none
     yet: over nccl where the replicas lie on GPUs, else over gloo. `ordered` adds up in the order of the replicas, bit for bit
-    as `InProcess`. `timeout` is in seconds: a process that does not answer for so long is lost, and the others raise
-    ReplicaLost. A replica may itself be data-parallel: give `mesh["replica"]` of a mesh whose other dimension is the
+    as `InProcess`. `timeout`, in seconds, becomes that of the group: a process that does not answer for so long is lost, and the
+    others close the group and raise ReplicaLost. A replica may itself be data-parallel: give `mesh["replica"]` of a mesh whose other dimension is the
     DistributedDataParallel's. Raises SetupError where no group can be made.
 
     >>> TorchDistributed(timeout=60).ordered
@@ -45,14 +46,17 @@ class TorchDistributed(Collective):
                 raise SetupError(f"TorchDistributed needs one dimension of a device mesh, got {given}. Give the one of the replicas, as mesh['replica'].")
             given = given.get_group()
         self._group = dist.group.WORLD if given is None else given
+        dist.distributed_c10d._set_pg_timeout(timedelta(seconds=self.timeout), self._group)  # a shorter wait would leave torch's threads behind
         self.ranks, self.rank = dist.get_world_size(self._group), dist.get_rank(self._group)
-        self._nccl = dist.get_backend(self._group) == "nccl"
-        self.device = device if self._nccl else torch.device("cpu")
+        self.device = device if dist.get_backend(self._group) == "nccl" else torch.device("cpu")
 
     def _make_group(self, backend: str) -> None:
         try:
             dist.init_process_group(backend, timeout=timedelta(seconds=self.timeout))
         except (ValueError, RuntimeError) as error:
+            if "ifa" in str(error):  # gloo's word for an interface
+                names = ", ".join(name for _, name in socket.if_nameindex())
+                raise SetupError(f"gloo does not find the network interface that it was told. GLOO_SOCKET_IFNAME must name one of {names}.") from None
             raise SetupError(
                 f"No process group can be made: {_plain(error)}. Start the program with `torchrun --nproc-per-node 3 program.py`, or call "
                 "torch.distributed.init_process_group before parle.join."
@@ -86,7 +90,7 @@ class TorchDistributed(Collective):
         def wait() -> None:
             reason = None
             try:
-                work.pop().wait() if self._nccl else work.pop().wait(timedelta(seconds=self.timeout))
+                work.pop().wait()
             except RuntimeError as error:
                 reason = _plain(error)
             if reason:  # outside of `except`, so that nothing keeps the sockets open
@@ -144,5 +148,5 @@ def _missing(store, rank: int, ranks: int, round: int) -> list[int]:
 
 
 def _plain(error: Exception) -> str:
-    """The first line of an error, without the place in torch's source."""
-    return re.sub(r"^\[.*?\]\s*", "", first_line(error)).rstrip(".")
+    """The first sentence of an error, without the place in torch's source."""
+    return re.sub(r"^\[.*?\]\s*", "", first_line(error)).partition(". ")[0].rstrip(".")

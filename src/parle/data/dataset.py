@@ -1,5 +1,6 @@
 """Labelled images in memory, and the batches drawn from them."""
 
+import hashlib
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +47,14 @@ class Data:
     def shape(self) -> tuple[int, ...]:
         """Channels, height and width of an image."""
         return tuple(self.train.images.shape[1:])
+
+    def digest(self) -> str:
+        """A short text that differs, but for chance, where labels or images differ."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.test):
+            digest.update(split.labels.cpu().numpy().tobytes())
+            digest.update(repr([float(part.double().sum()) for part in split.images.split(1000)]).encode())
+        return digest.hexdigest()[:16]
 
     def checked(self) -> "Data":
         """This data; ConfigError unless images and labels fit together."""

@@ -8,7 +8,12 @@ import torch
 
 import parle
 
-EXTRAS = {"data": ("scikit-learn", "pillow", "pyarrow", "datasets"), "test": ("pytest", "pytest-timeout", "pytest-xdist"), "dev": ("ruff",)}
+EXTRAS = {
+    "data": ("scikit-learn", "pillow", "pyarrow", "datasets"),
+    "mpich": ("mpi4py", "mpich"),
+    "test": ("pytest", "pytest-timeout", "pytest-xdist"),
+    "dev": ("ruff",),
+}
 
 
 def report(data_dir: str | None) -> dict:
