@@ -46,11 +46,11 @@ def torch_sgd(parameters):
     return torch.optim.SGD(parameters, lr=0.05, momentum=0.9, nesterov=True)
 
 
-def coupled(algorithm: parle.Algorithm, replicas: int = 3, optimizer=torch_sgd, own_starts: bool = False, **policies) -> parle.Replicas:
+def coupled(algorithm: parle.Algorithm, replicas: int = 3, optimizer=torch_sgd, own_starts: bool = False, communicator=None, **policies) -> parle.Replicas:
     """Replicas of the problem, joined."""
     models = [Vector(start(index if own_starts else 0)) for index in range(replicas)]
     policies = {"start": "own" if own_starts else "common", **policies}
-    return parle.join(models, [optimizer(model.parameters()) for model in models], algorithm, parle.InProcess(), **policies)
+    return parle.join(models, [optimizer(model.parameters()) for model in models], algorithm, communicator or parle.InProcess(), **policies)
 
 
 def advance(replicas: parle.Replicas, steps: int, first: int = 0, offset: int = 0) -> parle.Replicas:

@@ -182,6 +182,66 @@ def test_local_sgd_restarts_all_replicas_from_their_mean(momentum_at_a_round):
     close(replicas.reference, x[0])
 
 
+@pytest.mark.parametrize("delay", [1, 3, 5])
+def test_overlapped_local_sgd_adds_what_was_moved_since_to_a_late_mean(delay):
+    """CoCoD: w_a <- mean of the starts + (w_a now - w_a at its start), `delay` steps after the mean was asked for."""
+    period, steps = 5, 23
+    w, v, proposed, mean = [start() for _ in range(N)], [np.zeros(SIZE) for _ in range(N)], None, None
+    asked = 0
+    for t in range(1, steps + 1):
+        for a in range(N):
+            w[a], v[a] = nesterov(w[a], v[a], gradient(w[a], a, t - 1), LR)
+        if proposed is not None and t - asked == delay:
+            w, proposed = [mean + (w[a] - proposed[a]) for a in range(N)], None
+        if t % period == 0:
+            proposed, mean, asked = [its.copy() for its in w], sum(w) / N, t
+    replicas = advance(coupled(parle.LocalSGD(period=period), N, communicator=parle.Overlapped(parle.InProcess(), delay)), steps)
+    np.testing.assert_allclose(replicas.params.numpy(), w, atol=1e-12)
+
+
+def largest(vector):
+    """The code of a vector that keeps its two largest magnitudes, in float32."""
+    kept = np.zeros(SIZE)
+    places = np.argsort(-np.abs(vector))[:2]
+    kept[places] = vector[places].astype(np.float32)
+    return kept
+
+
+def test_a_code_of_changes_feeds_its_error_back():
+    """e_a <- e_a + d_a, m_a = C(e_a), e_a <- e_a - m_a, x <- x + mean m_a, with C = the two largest magnitudes."""
+
+    w, v, e, x = [start() for _ in range(N)], [np.zeros(SIZE) for _ in range(N)], [np.zeros(SIZE) for _ in range(N)], start()
+    for t in range(12):
+        for a in range(N):
+            w[a], v[a] = nesterov(w[a], v[a], gradient(w[a], a, t), LR)
+        if t % 3 == 2:
+            sent = []
+            for a in range(N):
+                e[a] = e[a] + (w[a] - x)
+                sent.append(largest(e[a]))
+                e[a] = e[a] - sent[a]
+            x = x + sum(sent) / N
+            w = [x.copy() for _ in range(N)]
+    replicas = advance(coupled(parle.LocalSGD(period=3), N, communicator=parle.Compressed(parle.InProcess(), "topk(0.3)")), 12)
+    np.testing.assert_allclose(replicas.params.numpy(), w, atol=1e-6)  # the values travel in float32
+
+
+def test_a_code_of_points_follows_them():
+    """EF21: m_a = C(p_a - h_a), h_a <- h_a + m_a, h <- h + mean m_a, and the round sees h; Elastic-SGD proposes points."""
+
+    w, v, h, mean, x = [start() for _ in range(N)], [np.zeros(SIZE) for _ in range(N)], [start() for _ in range(N)], start(), start()
+    for t in range(12):
+        for a in range(N):
+            w[a], v[a] = nesterov(w[a], v[a], gradient(w[a], a, t) + (w[a] - x) / 0.5, LR)
+        sent = [largest(w[a] - h[a]) for a in range(N)]
+        h, mean = [h[a] + sent[a] for a in range(N)], mean + sum(sent) / N
+        x = x - 0.2 * (x - mean)
+    algorithm, communicator = parle.ElasticSGD(rho=0.5, lr=0.2), parle.Compressed(parle.InProcess(), "topk(0.3)")
+    replicas = advance(coupled(algorithm, N, communicator=communicator), 12)
+    np.testing.assert_allclose(replicas.params.numpy(), w, atol=1e-6)
+    np.testing.assert_allclose(replicas.reference.numpy(), x, atol=1e-6)
+
+
 def test_data_parallel_steps_along_the_mean_gradient():
     w, v = start(), np.zeros(SIZE)
     for step in range(60):

@@ -40,7 +40,7 @@ def make():
 """
 
 
-MANY = '''
+MANY = """
 import os, torch
 
 def data():
@@ -48,7 +48,7 @@ def data():
     images = torch.rand(10_000, 1, 4, 4)
     labels = (images.sum((1, 2, 3)) > 8).long()
     return images, labels, images[:50], labels[:50]
-'''
+"""
 
 
 def command(*arguments: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess:
@@ -85,7 +85,6 @@ def test_processes_and_one_process_give_the_same_to_the_last_digit(parle_command
 
 def test_train_takes_processes_by_itself_where_that_pays_and_says_so(parle_command):
     Path("big.py").write_text(MANY)
-    )
     arguments = ["train", "-n", "2", "-d", "big.py:data", "-e", "0.1"]
     done = parle_command(*arguments, "--name", "a")
     several = launch.cores() > 1
@@ -246,7 +245,6 @@ def test_an_environment_that_makes_no_sense_is_named(monkeypatch):
 
 def test_data_that_differ_between_processes_are_refused(parle_command):
     Path("loose.py").write_text(MANY.replace("manual_seed(0)", "manual_seed(os.getpid())"))
-    )
     done = parle_command("train", "-n", "2", "-d", "loose.py:data", "--processes", "--name", "a")
     assert done.code == 2 and "Process 1 has data with digest" in done.err and len(done.err.strip().splitlines()) == 1
 
