@@ -3,10 +3,11 @@
     python benchmarks/rounds.py [--processes 2] [--shapes lenet all-cnn wide-resnet] [--repetitions R] [--json FILE]
 
 Over gloo on loopback, one thread per process. In every repetition all methods take their turn, in an order drawn anew, so that a
-drift of the machine hits all of them: an optimizer step that is not timed, a barrier, the round, of which the slowest process
-counts. Ratios are formed within a repetition, and once more between the fastest repetitions of all, which says more where other
-work takes the cores away; the null is the bare all_reduce against itself. A round of parle is propose, exchange, merge and adopt.
-The copy is a copy of one vector of that size, which all processes make at the same time.
+drift of the machine hits all of them: an optimizer step that is not timed, a barrier, then a round, of which the slowest process
+counts. Of the small networks it is the mean of several rounds one after the other, since a bare all_reduce of 0.5 MB takes 0.5 ms
+or 5, as the threads of gloo find the cores. Ratios are formed within a repetition, and once more between the fastest repetitions,
+which says more where other work takes the cores away; the null is the bare all_reduce against itself. A round of parle is propose,
+exchange, merge and adopt. The copy is a copy of one vector of that size, which all processes make at the same time.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import json
 import os
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -76,7 +78,16 @@ def wide_resnet() -> nn.Module:
     return Bare([*shapes, (640,), (640,), (10, 640), (10,)])
 
 
-SHAPES = {"lenet": (builder("lenet", (1, 28, 28), 10), 60), "all-cnn": (all_cnn, 60), "wide-resnet": (wide_resnet, 12)}
+@dataclass(frozen=True)
+class Shape:
+    """A network, how many rounds are timed at a time, and how often."""
+
+    build: Callable[[], nn.Module]
+    rounds: int
+    repetitions: int
+
+
+SHAPES = {"lenet": Shape(builder("lenet", (1, 28, 28), 10), 20, 30), "all-cnn": Shape(all_cnn, 5, 30), "wide-resnet": Shape(wide_resnet, 1, 12)}
 
 
 def in_processes(count: int, work: Callable, *arguments) -> None:
@@ -91,8 +102,15 @@ def _process(rank: int, count: int, store: str, work: Callable, arguments: tuple
     torch.manual_seed(rank)
     dist.init_process_group("gloo", store=dist.FileStore(store, count), rank=rank, world_size=count)
     work(*arguments)
+    leave()
+
+
+def leave() -> None:
+    """End this process when all have come to this point."""
     dist.barrier()
     dist.destroy_process_group()
+    sys.stdout.flush()
+    os._exit(0)  # where a method still holds the group, gloo's threads may abort an ordinary exit
 
 
 def methods(build: Callable[[], nn.Module]) -> tuple[list[Method], dict[str, str]]:
@@ -148,11 +166,11 @@ def whole_round(name: str, algorithm: parle.Algorithm, model: nn.Module, optimiz
 def averager(model: nn.Module, optimizer: torch.optim.Optimizer) -> Method:
     its = PeriodicModelAverager(period=25)
 
-    def prepare() -> None:
-        optimizer.step()
-        its.step = 0  # the next call is one that averages
+    def hold() -> None:
+        its.step = 0  # the calls in between do nothing
+        its.average_parameters(model.parameters())
 
-    return Method(AVERAGER, prepare, lambda: its.average_parameters(model.parameters()))
+    return Method(AVERAGER, optimizer.step, hold)
 
 
 def accelerated(model: nn.Module, optimizer: torch.optim.Optimizer) -> Method:
@@ -167,22 +185,23 @@ def accelerated(model: nn.Module, optimizer: torch.optim.Optimizer) -> Method:
     return Method(ACCELERATE, optimizer.step, its._sync_and_avg_model_params)
 
 
-def seconds(method: Method) -> float:
+def seconds(method: Method, rounds: int) -> float:
     method.prepare()
     dist.barrier()
     began = time.perf_counter()
-    method.hold()
-    return time.perf_counter() - began
+    for _ in range(rounds):
+        method.hold()
+    return (time.perf_counter() - began) / rounds
 
 
-def measured(made: list[Method], repetitions: int) -> dict[str, list[float]]:
+def measured(made: list[Method], rounds: int, repetitions: int) -> dict[str, list[float]]:
     """Milliseconds of each repetition by method, of the slowest process."""
     times, order = torch.zeros(repetitions, len(made), dtype=torch.float64), random.Random(0)
     for repetition in [0, 0, *range(repetitions)]:  # two to warm up, which are overwritten
         turns = list(enumerate(made))
         order.shuffle(turns)
         for column, method in turns:
-            times[repetition, column] = seconds(method)
+            times[repetition, column] = seconds(method, rounds)
     dist.all_reduce(times, dist.ReduceOp.MAX)
     return {method.name: (times[:, column] * 1000).tolist() for column, method in enumerate(made)}
 
@@ -203,7 +222,7 @@ def show(rows: list[dict], missing: dict[str, str]) -> None:
     first, by_name = rows[0], {row["method"]: row for row in rows}
     print(
         f"\n{first['shape']}: {first['parameters']:,} parameters in {first['tensors']} tensors, {first['processes']} processes, "
-        f"{first['repetitions']} repetitions\n"
+        f"{first['repetitions']} repetitions of {first['rounds']}\n"
         f"{'':26}{'ms':>8}  {'(range)':20}{'x bare':>8}  {'(range)':18}{'fastest x fastest bare':>24}"
     )
     for row in rows:
@@ -230,11 +249,11 @@ def show(rows: list[dict], missing: dict[str, str]) -> None:
 def work(options: argparse.Namespace) -> None:
     rows = []
     for shape in options.shapes:
-        build, repetitions = SHAPES[shape]
-        repetitions, tensors = options.repetitions or repetitions, list(build().parameters())
-        common = {"shape": shape, "parameters": sum(p.numel() for p in tensors), "tensors": len(tensors)}
-        made, missing = methods(build)
-        its = rows_of(measured(made, repetitions), common | {"processes": options.processes, "repetitions": repetitions})
+        its, tensors = SHAPES[shape], list(SHAPES[shape].build().parameters())
+        repetitions = options.repetitions or its.repetitions
+        common = {"shape": shape, "parameters": sum(p.numel() for p in tensors), "tensors": len(tensors), "processes": options.processes}
+        made, missing = methods(its.build)
+        its = rows_of(measured(made, its.rounds, repetitions), common | {"repetitions": repetitions, "rounds": its.rounds})
         rows += its
         if dist.get_rank() == 0:
             show(its, missing)
@@ -247,7 +266,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--repetitions", type=int, help="default: 60, or 12 for wide-resnet")
+    parser.add_argument("--repetitions", type=int, help="default: 30, or 12 for wide-resnet")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
     in_processes(options.processes, work, options)

@@ -1,6 +1,6 @@
 """Seconds of 100 steps of two workers on a slow network, against the plain loop and DistributedDataParallel, and what they send.
 
-    python benchmarks/slow_network.py [--rate 100mbit] [--steps 100] [--ddp-steps 20] [--works lenet all-cnn] [--repetitions 2] [--json FILE]
+    python benchmarks/slow_network.py [--rate 100mbit] [--steps 100] [--ddp-steps 20] [--works lenet all-cnn] [--repetitions 3] [--json FILE]
 
 Needs root, `ip` and `tc`: each worker runs in a network namespace of its own, and a pair of veth interfaces of the given rate joins
 them. Gloo, one thread each. `lenet` is a real LeNet on made-up batches of 128; `all-cnn` has the tensors of an All-CNN (1.37 M
@@ -28,7 +28,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from rounds import all_cnn
+from rounds import all_cnn, leave
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -134,8 +134,7 @@ def worker(options: argparse.Namespace) -> None:
     if options.json and options.rank == 0:
         with open(options.json, "w") as file:
             json.dump(rows, file, indent=1)
-    dist.barrier()
-    dist.destroy_process_group()
+    leave()
 
 
 def row_of(found: list[dict], options: argparse.Namespace, common: dict) -> dict:
@@ -206,7 +205,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--ddp-steps", type=int, default=20, help="steps of DistributedDataParallel on all-cnn")
     parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS))
-    parser.add_argument("--repetitions", type=int, default=2)
+    parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--rank", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()

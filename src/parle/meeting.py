@@ -32,15 +32,29 @@ class Meeting:
         self.proposed = torch.cat([replica.r.params.to(replicas[0].r.params.device) for replica in replicas]) if late else None
         self._begun: list[tuple[slice, Callable[[], Tensor]]] = []
 
-    def begin(self, communicator: Communicator, parts: list[slice]) -> "Meeting":
-        """Propose; where nobody can be lost on the way, every part is adopted before the next one is proposed."""
+    def begin(self, communicator: Communicator, parts: list[slice], round: int) -> "Meeting":
+        """Propose; where nobody can be lost on the way, every part is adopted before the next one is proposed.
+
+        Numbers that are not finite are found before anything has been adopted: DivergedError.
+        """
+        at_once = not communicator.together and self.proposed is None
+        if at_once:
+            self._check_finite(parts, round)
         for part in parts:
+            if not at_once:
+                self._check_finite([part], round)
             finish = communicator.begin((self.algorithm.propose(r)[0] for r in self._vectors(part)), part)
-            if communicator.together or self.proposed is not None:
-                self._begun.append((part, finish))
-            else:
+            if at_once:
                 self._adopt(part, finish())
+            else:
+                self._begun.append((part, finish))
         return self
+
+    def _check_finite(self, parts: list[slice], round: int) -> None:
+        for part in parts:
+            for replica in self.replicas:
+                vector = replica.r.gradient if self.algorithm.round_before_step else replica.r.params
+                replica.check_finite(vector[:, part], round)
 
     def end(self) -> None:
         """Wait for the mean, merge and adopt."""

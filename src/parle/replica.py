@@ -15,7 +15,7 @@ class Replica:
 
     def __init__(self, index: int, model: nn.Module, optimizer: Optimizer, layout: Layout, r: Vectors):
         self.index, self.model, self.optimizer, self.layout, self.r = index, model, optimizer, layout, r
-        self.parameters = layout.parameters(model)
+        self.parameters, self._paths = layout.parameters(model), [name.split(".") for name in layout.names]
         self.steps = 0
         self.waiting: list[dict] | None = None  # the optimizer's settings, while its step waits for a round
         self._pointers = [p.data_ptr() for p in self.parameters]
@@ -60,11 +60,17 @@ class Replica:
                     "no longer a part of the replica's vector. Move and convert the model first, then join."
                 )
 
-    def check_for_round(self, vector: Tensor, round: int) -> None:
-        """Raise JoinError if a layer was exchanged, DivergedError if a vector of this replica is not finite."""
-        for name, parameter in zip(self.layout.names, self.parameters, strict=True):
-            if self.model.get_parameter(name) is not parameter:
+    def check_layers(self) -> None:
+        """Raise JoinError if a layer was exchanged."""
+        for name, path, parameter in zip(self.layout.names, self._paths, self.parameters, strict=True):
+            module = self.model
+            for layer in path[:-1]:
+                module = module._modules.get(layer)
+            if module is None or module._parameters.get(path[-1]) is not parameter:
                 raise JoinError(f"Parameter `{name}` of replica {self.index} is another one than at join: a layer was exchanged. Join the final model.")
+
+    def check_finite(self, vector: Tensor, round: int) -> None:
+        """Raise DivergedError if a vector of this replica is not finite."""
         if not torch.isfinite(vector.sum(dtype=torch.promote_types(vector.dtype, torch.float32))):
             raise DivergedError(
                 f"Replica {self.index} comes to round {round} with numbers that are not finite; the reference keeps its last finite value. "

@@ -312,8 +312,8 @@ class Replicas:
         """Propose, exchange, adopt, and carry out the policies of a round; all but the first some steps later, if `late`."""
         self._following = self.algorithm.at(self.round + 1)  # refused values are found before anything has changed
         for replica in self._replicas:
-            replica.check_for_round(replica.r.gradient if self.algorithm.round_before_step else replica.r.params, self.round)
-        self._meeting = Meeting(self._now, self._replicas, late, self._spread).begin(self.communicator, self._parts)
+            replica.check_layers()
+        self._meeting = Meeting(self._now, self._replicas, late, self._spread).begin(self.communicator, self._parts, self.round)
         if not late:
             self._end_meeting()
 

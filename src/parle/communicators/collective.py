@@ -3,6 +3,7 @@
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from parle.communicators.communicator import WHOLE, Communicator
 from parle.communicators.in_process import add_up
 from parle.errors import ConfigError, JoinError
 
-BUCKET = 2**22  # numbers of a long vector that are sent at a time
+BUCKET = 2**22  # numbers of a long vector that are sent or added up at a time
 LONGEST = 2**26  # bytes of the terms of one process
 TAIL = 3  # numbers behind the vector of a round: processes at their end, those of them that have stepped, and the round
 ROUNDS = 2**12  # the round is told modulo this, so that the sum over the processes is exact
@@ -33,7 +34,7 @@ class Collective(Communicator):
         if not timeout > 0:
             raise ConfigError(f"timeout must be a number of seconds above 0, got {timeout!r}: a lost process is noticed when it is over.")
         self.ordered, self.timeout = ordered, timeout
-        self.checks_first = ordered  # rounds are announced by a message of their own, not by the tail of the vector
+        self.checks_first = ordered  # whether rounds are announced by a message of their own, not by the tail of the vector
 
     @abstractmethod
     def connect(self, device: torch.device) -> None:
@@ -60,6 +61,7 @@ class Collective(Communicator):
         self.compare({"communicator": f"{type(self).__name__} with ordered={self.ordered}"} | (terms or {}))
         self._counts = [int(count) for count in self._gather(torch.tensor([self.local], device=self.device))]
         self.size, self.first = sum(self._counts), sum(self._counts[: self.rank])
+        self.checks_first = self._one_by_one = self.ordered and self.size > 2  # the sum of two is the same in either order
         self._scratch = torch.zeros(starts[0].numel() + TAIL, dtype=_wide(starts[0].dtype), device=self.device)
         self._sums, self._sent_up_to = [], 0
         reference = self.of_first(starts[0]) if common else self.mean(starts)
@@ -70,14 +72,12 @@ class Collective(Communicator):
         vectors = iter(vectors)
         first = next(vectors)
         total = torch.empty(first.numel(), dtype=_wide(first.dtype), device=self.device)
-        if self.ordered:
+        if self._one_by_one:
             self._add_in_order([first.clone(), *(vector.clone() for vector in vectors)], into=total)
-        else:
-            add_up([first], into=total)
-            for vector in vectors:
-                total.add_(vector.to(self.device))
-            self._sum(total)()
-        return total.div_(self.size).to(first)
+            return total.div_(self.size).to(first)
+        self._share(chain([first], vectors), into=total)
+        self._sum(total)()
+        return total.to(first)
 
     def gather(self, vectors: Iterable[Tensor]) -> list[Tensor]:
         rows = list(vector.to(self.device, copy=True) for vector in vectors)
@@ -92,7 +92,7 @@ class Collective(Communicator):
         return message.to(vector.device)
 
     def cost_of_mean(self, vector: Tensor) -> int:
-        if self.ordered:
+        if self._one_by_one:
             return self.cost_of_gather(vector)
         return round(2 * (self.ranks - 1) * vector.numel() / self.ranks) * _wide(vector.dtype).itemsize  # a ring's law
 
@@ -104,16 +104,17 @@ class Collective(Communicator):
         scratch, reference = self._scratch[begin:end], self.center.shared.reference
         if self.checks_first and begin == 0:
             self.check_round()
-        if self.ordered:
+        if self._one_by_one:
             self._add_in_order([proposal.clone() for proposal in proposals], into=scratch)
+            scratch.div_(self.size)
         else:
-            add_up(proposals, into=scratch)
+            self._share(proposals, into=scratch)
             self._send(end, last=part.stop is None)
 
         def finish() -> Tensor:
             if self._sums:
                 self._wait()
-            return self.center.merge(scratch.div_(self.size).to(reference), self.size, part)
+            return self.center.merge(scratch.to(reference), self.size, part)
 
         return finish
 
@@ -168,6 +169,14 @@ class Collective(Communicator):
                 f"{self.ranks} are in finish(). Step every replica equally often; a step that a GradScaler skips in one process has to be made up for."
             )
         return stepped > 0
+
+    def _share(self, vectors: Iterable[Tensor], into: Tensor) -> None:
+        """What this process adds to a mean: the sum of its vectors, divided by the number of all replicas."""
+        for index, vector in enumerate(vectors):
+            if index == 0:
+                torch.div(vector.to(into), self.size, out=into)
+            else:
+                into.add_(vector.to(into), alpha=1 / self.size)
 
     def _sum(self, vector: Tensor) -> Callable[[], None]:
         self.sent += round(2 * (self.ranks - 1) * vector.numel() / self.ranks) * vector.element_size()
