@@ -100,12 +100,12 @@ class TorchDistributed(Collective):
 
     def _lost(self, reason: str) -> ReplicaLost:
         """Close the group, so that the news reaches everybody, and find out who is gone."""
-        round, rank, ranks = self.center.round if self.center is not None else 0, self.rank, self.ranks
-        store, self._sums = _store(), []
+        round, store, self._sums = self.center.round if self.center is not None else 0, _store(), []
+        found = _report(store, round, self.rank)  # before closing, which may take a while
         self._leave()
-        missing = _missing(store, rank, ranks, round) if store is not None else []
+        missing = _missing(store, round, set(range(self.ranks)) - {self.rank}) if found else [0] if self.rank else []
         who = "A process was" if not missing else f"Process {missing[0]} was" if len(missing) == 1 else f"Processes {', '.join(map(str, missing))} were"
-        return ReplicaLost(f"{who} lost, process {rank} of {ranks} noticed in round {round}: {reason}. The reference is that of the last round.")
+        return ReplicaLost(f"{who} lost, process {self.rank} of {self.ranks} noticed in round {round}: {reason}. The reference is that of the last round.")
 
     def _leave(self) -> None:
         group, self._group = self._group, None
@@ -132,19 +132,28 @@ def _store():
         return None
 
 
-def _missing(store, rank: int, ranks: int, round: int) -> list[int]:
-    """The processes that do not report in the store within a short time."""
-    keys, deadline = {other: f"parle/{round}/{other}" for other in range(ranks)}, time.monotonic() + PATIENCE
+def _report(store, round: int, rank: int) -> bool:
+    """Tell the others in the store that this process is left; whether the store is still there."""
     try:
-        store.set(keys.pop(rank), "here")
-        while keys and time.monotonic() < deadline:
-            keys = {other: key for other, key in keys.items() if not store.check([key])}
+        store.set(f"parle/{round}/{rank}", "here")
+    except (AttributeError, RuntimeError):  # the process that held the store is gone
+        return False
+    return True
+
+
+def _missing(store, round: int, others: set[int]) -> list[int]:
+    """Of the other processes, those that do not report in the store although no more come for a while."""
+    deadline = time.monotonic() + PATIENCE
+    try:
+        while others and time.monotonic() < deadline:
+            here = {other for other in others if store.check([f"parle/{round}/{other}"])}
+            if here:
+                others, deadline = others - here, time.monotonic() + PATIENCE
             time.sleep(0.02)
-    except RuntimeError:  # the process that held the store is gone
-        return [0] if rank else []
-    if rank == 0:
-        time.sleep(0.2)  # the others may still want to read the store, which dies with this process
-    return list(keys)
+    except RuntimeError:
+        return [0]
+    time.sleep(0.2)  # the others may still want to read the store, which may be this process's
+    return sorted(others)
 
 
 def _plain(error: Exception) -> str:
