@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -242,3 +243,20 @@ def drop_in(rank: int) -> dict:
             optimizer.zero_grad()
     replicas.finish()
     return {"round": replicas.round, "hooks": len(hooks), "rate": optimizer.param_groups[0]["lr"], "reference": replicas.reference.numpy().copy()}
+
+
+def on_the_wire(rank: int, how: dict, width: int) -> tuple[int, int]:
+    """Bytes that both processes have counted in five rounds, and that the kernel has seen on loopback meanwhile."""
+
+    def seen() -> int:
+        dist.barrier()
+        line = next(line for line in Path("/proc/net/dev").read_text().splitlines() if line.strip().startswith("lo:"))
+        dist.barrier()
+        return int(line.split()[9])
+
+    model = wide(width)
+    transport = wrapped(parle.TorchDistributed(ordered=how.get("ordered", False)), how)
+    replicas = parle.join(model, torch.optim.SGD(model.parameters(), lr=1e-4), parle.LocalSGD(period=1), transport)
+    before = seen()
+    train_wide(replicas, 5)
+    return transport.bytes_sent * 2, seen() - before
