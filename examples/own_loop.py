@@ -16,7 +16,7 @@ data = load("digits")
 images, labels = data.train.take(slice(None))
 test_images, test_labels = data.test.take(slice(None))
 
-torch.manual_seed(int(os.environ["RANK"]))  # every process draws an order of its own
+torch.manual_seed(int(os.environ.get("RANK", 0)))  # every process draws an order of its own
 loader = DataLoader(TensorDataset(images, labels), batch_size=32, shuffle=True, drop_last=True)
 model = nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.BatchNorm1d(128), nn.ReLU(), nn.Linear(128, 10))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)

@@ -184,7 +184,8 @@ class _Job:
         self._log("start", pid=os.getpid(), replicas=list(training.mine), threads=torch.get_num_threads(), devices=[str(d) for d in training.plan.devices])
         try:
             record = self._follow()
-            self._save_solution()
+            if first:
+                run.save_model(training.solved)
             training.replicas.close()
         except Exception as error:
             self._fail(error)
@@ -243,13 +244,6 @@ class _Job:
         if checkpoint.is_finite(state):
             checkpoint.write(folder / f"step-{self.training.step:08d}", state)
             checkpoint.prune(folder, keep=2)
-
-    def _save_solution(self) -> None:
-        if self.world.rank == 0:
-            with self.training.solution() as model:
-                self.run.save_model(model.state_dict())
-        else:
-            self.training.replicas.solution_vector()
 
     def _go_back(self) -> None:
         """Put the training where the newest checkpoint left it that every process can use."""

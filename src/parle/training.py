@@ -77,6 +77,7 @@ class Training:
         self.replicas = parle.join(models, self._optimizers, plan.algorithm, self.meter, **policies)
         self._teams = [[index for index, its in enumerate(places) if its == device] for device in self._train]
         self._losses = [torch.zeros((), device=device) for device in places]
+        self.solved: dict | None = None  # the last solution with BatchNorm estimated from all data
         self._since = 0  # the step after which losses are summed
 
     @property
@@ -160,6 +161,8 @@ class Training:
     def _score_consensus(self, refresh: int | None) -> dict | None:
         if self.mine.start == 0:
             with self.solution(refresh) as model:
+                if refresh is None:
+                    self.solved = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
                 return vars(score(model, in_turn(self._test)))
         with self.meter.paused():
             self.replicas.solution_vector()

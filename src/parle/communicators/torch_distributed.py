@@ -46,6 +46,7 @@ class TorchDistributed(Collective):
                 raise SetupError(f"TorchDistributed needs one dimension of a device mesh, got {given}. Give the one of the replicas, as mesh['replica'].")
             given = given.get_group()
         self._group = dist.group.WORLD if given is None else given
+        atexit.register(self._leave)  # a group that outlives the interpreter's end may abort the process
         dist.distributed_c10d._set_pg_timeout(timedelta(seconds=self.timeout), self._group)  # a shorter wait would leave torch's threads behind
         self.ranks, self.rank = dist.get_world_size(self._group), dist.get_rank(self._group)
         self.device = device if dist.get_backend(self._group) == "nccl" else torch.device("cpu")
@@ -59,10 +60,9 @@ class TorchDistributed(Collective):
                 raise SetupError(f"gloo does not find the network interface that it was told. GLOO_SOCKET_IFNAME must name one of {names}.") from None
             raise SetupError(
                 f"No process group can be made: {_plain(error)}. Start the program with `torchrun --nproc-per-node 3 program.py`, or call "
-                "torch.distributed.init_process_group before parle.join."
+                "torch.distributed.init_process_group before join."
             ) from None
         self._made = True
-        atexit.register(self._leave)
 
     def _begin_sum(self, vector: Tensor) -> Callable[[], None]:
         return self._begun(lambda: dist.all_reduce(vector, group=self._group, async_op=True))
@@ -121,6 +121,7 @@ class TorchDistributed(Collective):
                 self.meet()
                 self._leave()
             self._group = None
+        atexit.unregister(self._leave)
         super().close()
 
 
