@@ -209,13 +209,26 @@ def data_parallel_replicas(rank: int) -> dict:
     return {"params": replicas.params[0].numpy().copy(), "reference": replicas.reference.numpy().copy(), "size": replicas.communicator.size}
 
 
-def join_sharded(rank: int) -> None:
-    """A model sharded by FSDP2."""
+def join_sharded(rank: int, how: str) -> None:
+    """A model sharded by FSDP2, or by what came before it."""
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 
-    model = fully_shard(wide(20), mesh=init_device_mesh("cpu", (2,)))
+    mesh = init_device_mesh("cpu", (2,))
+    model = fully_shard(wide(20), mesh=mesh) if how == "DTensor" else FullyShardedDataParallel(wide(20), device_id=torch.device("cpu"))
     parle.join(model, torch.optim.SGD(model.parameters(), lr=0.1), parle.LocalSGD(), parle.TorchDistributed())
+
+
+def join_again(rank: int, port: int) -> list[float]:
+    """One join after another, in groups made as under torchrun: each has to find the others anew."""
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE="True")
+    found = []
+    for seed in range(4):
+        replicas = parle.join(model := wide(10, seed), torch_sgd(model.parameters()), parle.LocalSGD(period=2), parle.TorchDistributed(timeout=20))
+        train_wide(replicas, 2)
+        found.append(replicas.reference.sum().item())
+        replicas.close()
+    return found
 
 
 def drop_in(rank: int) -> dict:

@@ -16,7 +16,16 @@ import pytest
 import parle
 
 ROOT = Path(parle.__file__).parent.parent.parent
-DOCUMENTS = [path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("experiments/**/*.md"), *ROOT.glob("benchmarks/*.md"))]
+DOCUMENTS = [
+    path
+    for path in (
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("experiments/**/*.md"),
+        *ROOT.glob("benchmarks/*.md"),
+        *ROOT.glob("examples/**/*.md"),
+    )
+]
 BLOCK = re.compile(r"(<!-- not run: [^\n]+ -->\n+)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MODULES = [name for _, name, _ in pkgutil.walk_packages(parle.__path__, "parle.") if not name.endswith("__main__")]
 

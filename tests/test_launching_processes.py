@@ -235,6 +235,18 @@ def test_the_environment_says_who_started_this_process(monkeypatch, variables, e
     assert World.read() == expected
 
 
+def test_cores_are_shared_unless_the_launcher_has_dealt_them_out(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    for cores, launcher in ((16, "slurm"), (4, "slurm"), (4, "torchrun")):
+        monkeypatch.setattr(launch, "cores", lambda cores=cores: cores)
+        launch.set_threads(World(launcher, 0, 4, 0, 4), None)
+    launch.set_threads(World(), None)
+    launch.set_threads(World(), 3)
+    assert chosen == [4, 4, 1, 3]
+
+
 def test_an_environment_that_makes_no_sense_is_named(monkeypatch):
     for rank, size in (("x", "2"), ("2", "2")):
         monkeypatch.setenv("RANK", rank)

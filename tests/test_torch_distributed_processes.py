@@ -156,9 +156,18 @@ def test_a_replica_may_be_data_parallel():
     assert np.array_equal(ended[0]["params"], ended[1]["params"]) and np.array_equal(ended[2]["params"], ended[3]["params"])
 
 
-def test_a_sharded_model_is_refused_with_the_reason():
-    for its in ranks.run(2, programs.join_sharded):
-        assert its.code == 2 and "DTensor" in its.error and "DistributedDataParallel" in its.error
+@pytest.mark.parametrize("how", ["DTensor", "FlatParameter"])
+def test_a_sharded_model_is_refused_with_the_reason(how):
+    for its in ranks.run(2, programs.join_sharded, how):
+        assert its.code == 2 and f"is a {how}, sharded" in its.error and "DistributedDataParallel" in its.error
+
+
+def test_closed_replicas_may_be_joined_again():
+    from parle import launch
+
+    store = launch.loopback_store(0, 20.0)
+    first, second = ranks.results(2, programs.join_again, store.port, group=False)
+    assert first == second and len(set(first)) == 4
 
 
 def test_what_scripts_have_around_their_optimizer_goes_on_working():

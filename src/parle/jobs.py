@@ -171,6 +171,9 @@ class _Job:
     def result(self) -> dict | None:
         """Train to the end; the summary, in the first process."""
         first, run, training = self.world.rank == 0, self.run, self.training
+        if self.resume and self.together.texts("done" if run.is_done() else "")[0]:
+            training.replicas.close()
+            return run.result() if first else None
         if self.resume:
             self._go_back()
         else:
@@ -270,6 +273,8 @@ class _Job:
             return
         if isinstance(error, DivergedError):
             error.args = (f"{error} The last finite state is {checkpoint.all_in(self.run.checkpoints_of(self.world.rank))[-1]}.",)
+        if isinstance(error, ReplicaLost) and not self.world.ours:  # else the parent says so
+            error.args = (f"{error} Continue from the last checkpoint: start in the same way with `--resume --name {self.run.path.name}`.",)
         self._log("failed", message=str(error))
         if self.world.rank == 0:
             self.run.write_json(self.run.status, {"state": "failed", "exit_code": getattr(error, "exit_code", 1), "message": str(error)})

@@ -114,7 +114,8 @@ def _prepare_rendezvous(world: World, timeout: float) -> None:
         nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_NODELIST") or ""
         alone = world.size == world.local_size or os.environ.get("SLURM_STEP_NUM_NODES", os.environ.get("SLURM_NNODES", "1")) == "1"
         os.environ.setdefault("MASTER_ADDR", LOOPBACK if alone else first_host(nodes))
-        os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ.get("SLURM_JOB_ID", "9500")) % 20_000))
+        job, step = (int(re.sub(r"\D", "", os.environ.get(name, "")) or 0) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+        os.environ.setdefault("MASTER_PORT", str(20_000 + (job + 101 * step) % 20_000))
         os.environ.update(RANK=str(world.rank), WORLD_SIZE=str(world.size), LOCAL_RANK=str(world.local_rank))
     if os.environ.get("MASTER_ADDR") not in (LOOPBACK, "localhost"):
         return
@@ -158,8 +159,9 @@ def cores() -> int:
 
 def set_threads(world: World, wanted: int | None) -> None:
     """Set torch's threads: as many as wanted, or the share of the cores that falls to one process of several."""
+    bound = world.launcher in ("slurm", "openmpi", "mpi") and cores() < (os.cpu_count() or 1)  # the launcher has dealt the cores out
     if wanted or world.size > 1:
-        torch.set_num_threads(wanted or max(1, cores() // world.local_size))
+        torch.set_num_threads(wanted or max(1, cores() // (1 if bound else world.local_size)))
 
 
 def devices_of(world: World, found: tuple[torch.device, ...]) -> tuple[torch.device, ...]:

@@ -33,9 +33,10 @@ class Layout:
         for name, p in parameters.items():
             if is_lazy(p):
                 raise JoinError(f"Parameter `{name}` has no shape yet: it is lazy. Pass one batch through the model before joining.")
-            if type(p.data).__name__ == "DTensor":
+            if type(p.data).__name__ == "DTensor" or hasattr(p, "_is_flat_param"):
+                kind = "a FlatParameter" if hasattr(p, "_is_flat_param") else "a DTensor"
                 raise JoinError(
-                    f"Parameter `{name}` is a DTensor, sharded over processes (FSDP2, tensor parallelism), which keeps its memory to itself, so that no flat "
+                    f"Parameter `{name}` is {kind}, sharded over processes (FSDP, tensor parallelism), which keeps its memory to itself, so that no flat "
                     "vector can hold it. Use DistributedDataParallel inside a replica, over the other dimension of the mesh; or several smaller replicas."
                 )
             if not isinstance(p.data, Tensor) or type(p.data) is not Tensor or p.is_sparse:

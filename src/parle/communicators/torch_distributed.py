@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import itertools
 import re
 import socket
 import time
@@ -16,6 +17,10 @@ from parle.communicators.collective import Collective
 from parle.errors import ReplicaLost, SetupError, first_line
 
 PATIENCE = 3.0  # seconds in which the processes that are left tell each other so
+
+
+_made = itertools.count()  # groups made in this process, as many as in every other one
+_rendezvous = None  # the store in which the processes meet, the rank of this one, and how many there are
 
 
 class TorchDistributed(Collective):
@@ -52,15 +57,27 @@ class TorchDistributed(Collective):
         self.device = device if dist.get_backend(self._group) == "nccl" else torch.device("cpu")
 
     def _make_group(self, backend: str) -> None:
+        """Make the default group, from the environment that torchrun leaves; a later one after a former was closed, too."""
+        global _rendezvous
+        timeout = timedelta(seconds=self.timeout)
         try:
-            dist.init_process_group(backend, timeout=timedelta(seconds=self.timeout))
-        except (ValueError, RuntimeError) as error:
+            if _rendezvous is None:
+                _rendezvous = next(dist.rendezvous("env://", timeout=timeout))
+            store, rank, size = _rendezvous
+            named = dist.PrefixStore(f"parle/{next(_made)}", store)  # the addresses of a former group are still in the store
+            dist.init_process_group(backend, store=named, rank=rank, world_size=size, timeout=timeout)
+        except ValueError as error:
+            raise SetupError(
+                f"No process group can be made: {_plain(error)}. Start the program with `torchrun --nproc-per-node 3 program.py`, or call "
+                "torch.distributed.init_process_group before join."
+            ) from None
+        except RuntimeError as error:
             if "ifa" in str(error):  # gloo's word for an interface
                 names = ", ".join(name for _, name in socket.if_nameindex())
                 raise SetupError(f"gloo does not find the network interface that it was told. GLOO_SOCKET_IFNAME must name one of {names}.") from None
             raise SetupError(
-                f"No process group can be made: {_plain(error)}. Start the program with `torchrun --nproc-per-node 3 program.py`, or call "
-                "torch.distributed.init_process_group before join."
+                f"The processes do not find each other: {_plain(error)}. Have all of them been started within {self.timeout:g} s of each other, can they "
+                "reach MASTER_ADDR:MASTER_PORT, and is that port free?"
             ) from None
         self._made = True
 

@@ -40,7 +40,8 @@ def show_result(result: dict, baseline: dict | None) -> None:
     title = f"{result['algorithm']}{variant} on {result['data']}, {result['replicas']} x {result['model']} ({result['params']:,} parameters)"
     show(title, ["", "test error %", "gradient evaluations", "seconds"], rows)
     speed, sent = result["images_per_second"], size(result["bytes_sent_per_replica"])
-    console.print(f"{result['rounds']:,} rounds, {sent} sent by each replica, {speed:,.0f} images/s. Written to {result['run']}")
+    rounds = "1 round" if result["rounds"] == 1 else f"{result['rounds']:,} rounds"
+    console.print(f"{rounds}, {sent} sent by each replica, {speed:,.0f} images/s. Written to {result['run']}")
 
 
 def show_comparison(compared: dict) -> None:
