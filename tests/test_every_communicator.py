@@ -172,6 +172,7 @@ def test_long_vectors_meet_in_parts_to_the_same_bits(monkeypatch):
     for algorithm in SEVERAL:
         whole = advance(coupled(algorithm), 10)
         monkeypatch.setattr(meeting, "PART", 2)
+        monkeypatch.setattr(meeting, "LONG", 4)
         parts = advance(coupled(algorithm), 10)
         monkeypatch.undo()
         assert len(parts._parts) == 4 and len(whole._parts) == 1

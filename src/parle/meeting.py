@@ -10,12 +10,13 @@ from parle.communicators import Communicator
 from parle.communicators.communicator import WHOLE
 from parle.replica import Replica
 
+LONG = 2**21  # numbers of a vector that no longer fit a cache several times
 PART = 2**18  # numbers of a long vector that the verbs see at a time, so that what they make of them stays in the cache
 
 
 def parts_of(size: int, device: torch.device, algorithm: Algorithm) -> list[slice]:
     """The parts of a vector in which a round is held: one, unless it is long, lies on a processor and the verbs are elementwise."""
-    if size < 2 * PART or device.type != "cpu" or not algorithm.elementwise:
+    if size < LONG or device.type != "cpu" or not algorithm.elementwise:
         return [WHOLE]
     begins = range(0, size - PART, PART)
     return [*(slice(begin, begin + PART) for begin in begins), slice(begins[-1] + PART, None)]
