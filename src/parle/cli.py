@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -238,7 +239,9 @@ def _end(error: ParleError) -> None:
         world = World.read()
     except ParleError:  # which is the error itself
         world = World()
-    if not (error.everywhere and world.rank):
+    if error.everywhere and world.rank:
+        time.sleep(1.0)  # the first process speaks for all, before a launcher ends it because of this one
+    else:
         print(f"parle: {error}", file=sys.stderr)
     if world.size == 1:
         sys.exit(error.exit_code)

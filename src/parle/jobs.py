@@ -112,7 +112,7 @@ def spread(settings: config.RunConfig, samples: int, show: Quiet) -> config.RunC
     if not pays:
         return settings.model_copy(update={"processes": False})
     show.note(f"training in {settings.replicas} processes, one for each replica; --no-processes trains in one")
-    ordered = settings.communicator.model_copy(update={"ordered": True})  # the same numbers as in one process
+    ordered = settings.communicator.model_copy(update={"ordered": not settings.communicator.delay})  # the same numbers as in one process
     return settings.model_copy(update={"processes": True, "communicator": ordered})
 
 
@@ -120,9 +120,11 @@ def _train_in_processes(settings: config.RunConfig, path: Path, overwrite: bool,
     run = RunFolder(path)
     try:
         return processes.run(settings.replicas, _child, (config.to_yaml(settings), str(path), overwrite, resume, show))
-    except ReplicaLost as error:
-        if run.is_running():  # the process that writes the folder may be the lost one
+    except ParleError as error:
+        if run.has_failed():  # the process that writes the folder may not be the one that knows why
             run.write_json(run.status, {"state": "failed", "exit_code": error.exit_code, "message": str(error)})
+        if not isinstance(error, ReplicaLost):
+            raise
         raise ReplicaLost(f"{error} Continue from the last checkpoint with `parle resume {path}`.") from None
 
 
@@ -145,11 +147,8 @@ class _Job:
         if world.size > 1:
             self.together.compare(config.flat(self.settings) | {"data with digest": found.digest()})
         launch.set_threads(world, self.settings.threads)
-        try:
-            self.training = Training(plan_for(self.settings, found, world), communicator, self._mine())
-        except ParleError as error:
-            error.everywhere = True  # it follows from the configuration, which is everybody's
-            raise
+        self.training = self.together.agree(lambda: Training(plan_for(self.settings, found, world), mine=self._mine(), joined=False))
+        self.training.join(communicator)
 
     def _for_world(self, settings: config.RunConfig) -> config.RunConfig:
         size = self.world.size
@@ -178,9 +177,9 @@ class _Job:
             self._go_back()
         else:
             self.together.agree(self._create, first_only=True)
-            if self.world.ours and not first:
-                _print_into(run.logs / f"process-{self.world.rank}.out")
-            self._save()
+            self.together.agree(self._save)
+        if self.world.ours and not first:
+            _print_into(run.logs / f"process-{self.world.rank}.out")
         if first and (caution := training.caution()):
             run.event("caution", text=caution)
             self.show.caution(caution)
@@ -251,6 +250,7 @@ class _Job:
     def _go_back(self) -> None:
         """Put the training where the newest checkpoint left it that every process can use."""
         run, folder, problem = self.run, self.run.checkpoints_of(self.world.rank), "it has no checkpoint"
+        self.together.agree(self._check_processes, first_only=True)
         everybodys = [set(names.split()) for names in self.together.texts(" ".join(path.name for path in checkpoint.all_in(folder)))]
         for name in sorted(set.intersection(*everybodys), reverse=True):
             try:
@@ -267,6 +267,11 @@ class _Job:
         error.everywhere = True
         raise error
 
+    def _check_processes(self) -> None:
+        before = self.run.processes()
+        if before != self.world.size:
+            raise ConfigError(f"The run {self.run.path} was trained in {before} processes, and this is 1 of {self.world.size}. Start as many as before.")
+
     def _fail(self, error: Exception) -> None:
         """Note that a training failed; of one that diverged, name the last finite state as well."""
         if isinstance(error, Ended):
@@ -274,7 +279,7 @@ class _Job:
         if isinstance(error, DivergedError):
             error.args = (f"{error} The last finite state is {checkpoint.all_in(self.run.checkpoints_of(self.world.rank))[-1]}.",)
         if isinstance(error, ReplicaLost) and not self.world.ours:  # else the parent says so
-            error.args = (f"{error} Continue from the last checkpoint: start in the same way with `--resume --name {self.run.path.name}`.",)
+            error.args = (f"{error} Continue from the last checkpoint: start `-m parle resume {self.run.path}` in the same way.",)
         self._log("failed", message=str(error))
         if self.world.rank == 0:
             self.run.write_json(self.run.status, {"state": "failed", "exit_code": getattr(error, "exit_code", 1), "message": str(error)})

@@ -75,6 +75,8 @@ def terms(model: nn.Module, layout: Layout, algorithm: Algorithm, **policies: st
     agreed |= {name: _described(value) if callable(value) else str(value) for name, value in values.items()}
     agreed["parameters"] = [f"{name} {shape} {kinds}" for name, shape in zip(layout.names, layout.shapes, strict=True)]
     agreed["memory layout of the parameters"] = layout.digest()
+    untrained = {name: its for name, its in model.state_dict().items() if name not in layout.names and isinstance(its, Tensor)}
+    agreed["buffers or frozen parameters"] = [f"{name} {tuple(its.shape)} {its.dtype}".replace("torch.", "") for name, its in untrained.items()]
     if policies["start"] == "own":
         digest = hashlib.sha256()
         for name, parameter in model.named_parameters():

@@ -112,7 +112,7 @@ def _prepare_rendezvous(world: World, timeout: float) -> None:
     """Complete the environment in which torch.distributed finds the other processes."""
     if world.launcher != "torchrun":
         nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_NODELIST") or ""
-        alone = world.size == world.local_size or os.environ.get("SLURM_STEP_NUM_NODES", os.environ.get("SLURM_NNODES", "1")) == "1"
+        alone = world.size == world.local_size or os.environ.get("SLURM_STEP_NUM_NODES", os.environ.get("SLURM_NNODES")) == "1"
         os.environ.setdefault("MASTER_ADDR", LOOPBACK if alone else first_host(nodes))
         job, step = (int(re.sub(r"\D", "", os.environ.get(name, "")) or 0) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
         os.environ.setdefault("MASTER_PORT", str(20_000 + (job + 101 * step) % 20_000))
@@ -134,7 +134,7 @@ def first_host(nodes: str) -> str:
     """
     found = re.match(r"([^\[,]+)(?:\[(\d+))?", nodes)
     if not found:
-        raise SetupError("srun started several processes on several machines, but SLURM_STEP_NODELIST names none. Set MASTER_ADDR to the first host.")
+        raise SetupError("The processes are on several machines, and SLURM_STEP_NODELIST does not name the first. Set MASTER_ADDR to the first host.")
     return found.group(1) + (found.group(2) or "")
 
 

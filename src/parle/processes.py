@@ -17,6 +17,7 @@ from parle.together import Ended
 
 GRACE = 10.0  # seconds that the others have to end after one has failed
 STORE_TIMEOUT = 60.0
+LONGEST = 4000  # characters of a message: more might not fit the pipe, which is read when all have ended
 
 
 def run(count: int, work: Callable[..., dict], arguments: tuple) -> dict:
@@ -34,17 +35,20 @@ def run(count: int, work: Callable[..., dict], arguments: tuple) -> dict:
         ear, mouth = context.Pipe(duplex=False)
         children.append(context.Process(target=_child, args=(rank, count, store.port, launch.surroundings(), work, arguments, mouth)))
         ears.append(ear)
+    passed = _Passed(children)
     try:
-        with _Passed(children):
+        with passed:
             for child in children:
-                child.start()
-            stuck = _wait(children)
+                if not passed.asked:
+                    child.start()
+            stuck = [] if passed.asked and children[-1].pid is None else _wait(children)
     finally:
         for child in children:
-            if child.is_alive():
+            if child.pid and child.exitcode is None:
                 child.kill()
+                child.join()
     told = [_read(ear) for ear in ears]
-    return _verdict(told, [child.exitcode for child in children], stuck)
+    return _verdict(told, [child.exitcode for child in children], stuck, passed.asked)
 
 
 def _wait(children: list) -> list[int]:
@@ -63,9 +67,13 @@ def _wait(children: list) -> list[int]:
     return []
 
 
-def _verdict(told: list[dict], codes: list[int], stuck: list[int]) -> dict:
-    if not any(codes):
+def _verdict(told: list[dict], codes: list[int | None], stuck: list[int], asked: list[int]) -> dict:
+    """What the first process returned, or the error that matters."""
+    if codes == [0] * len(codes):
         return told[0]["result"]
+    interrupted = [its["message"] for its in told if its.get("exit_code", 0) > 128]
+    if asked:
+        raise Ended(interrupted[0] if interrupted else "Interrupted before the first step.", 128 + asked[0])
     lost = [f"process {rank} was ended by {signal.Signals(-code).name}" for rank, code in enumerate(codes) if code < 0 and rank not in stuck]
     lost += [f"process {rank} no longer answered" for rank in stuck]
     failures = [(rank, its) for rank, its in enumerate(told) if its.get("exit_code")]
@@ -87,7 +95,7 @@ class _Passed:
     """Inside `with`, SIGINT and SIGTERM go to the children and leave this process waiting for them."""
 
     def __init__(self, children: list):
-        self.children, self.before = children, {}
+        self.children, self.before, self.asked = children, {}, []
 
     def __enter__(self) -> None:
         if threading.current_thread() is threading.main_thread():
@@ -99,6 +107,7 @@ class _Passed:
             signal.signal(number, handler)
 
     def _pass_on(self, number: int, _frame) -> None:
+        self.asked.append(number)
         for child in self.children:
             if child.pid and child.exitcode is None:
                 os.kill(child.pid, number)
@@ -107,16 +116,18 @@ class _Passed:
 def _child(rank: int, count: int, port: int, around: tuple, work: Callable[..., dict], arguments: tuple, mouth) -> None:
     """One of the processes, from its first line to its last."""
     os.setsid()  # Ctrl-C comes from the parent, once
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: os._exit(128 + number))  # until the training is there, which writes a checkpoint
     threading.Thread(target=_end_with, args=(multiprocessing.parent_process().sentinel,), daemon=True).start()
     launch.as_child(rank, count, port, around)
     code = 0
     try:
         told = {"result": work(*arguments)}
     except ParleError as error:
-        code, told = error.exit_code, {"message": str(error), "exit_code": error.exit_code}
+        code, told = error.exit_code, {"message": str(error)[:LONGEST], "exit_code": error.exit_code}
     except BaseException as error:
         traceback.print_exc()
-        code, told = 1, {"message": f"Process {rank} failed unexpectedly: {type(error).__name__}: {error}", "exit_code": 1}
+        code, told = 1, {"message": f"Process {rank} failed unexpectedly: {type(error).__name__}: {str(error)[:LONGEST]}", "exit_code": 1}
     mouth.send_bytes(json.dumps(told).encode())
     sys.stdout.flush()
     sys.stderr.flush()

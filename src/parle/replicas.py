@@ -100,6 +100,8 @@ class Replicas:
         joining.share_start(models, self.layout, start)
         self._blocks, places = joining.flatten(models, self.layout)
         terms = joining.terms(models[0], self.layout, algorithm, start=start, buffers=buffers, optimizer_state=optimizer_state)
+        if optimizer_state == "average":
+            terms["optimizer"] = type(optimizers[0]).__name__
         self._open([self._blocks[block].params[row] for block, row in places], start == "common", terms)
         if start == "common" and communicator.size > len(models):
             joining.share_untrained(models, self.layout, communicator)
@@ -231,6 +233,9 @@ class Replicas:
         for name, value in mine.items():
             if state.get(name) != value:
                 raise ConfigError(f"This state has {name} {state.get(name)}, but these replicas have {value}. Join them as they were when it was saved.")
+        if self._meeting:
+            self._meeting.state_dict()  # waits for what is on its way
+            self._meeting = None
         self.round, self.center.round = state["round"], state["center_round"]
         for name, tensor in state["shared"].items():
             setattr(self.center.shared, name, tensor)

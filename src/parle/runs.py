@@ -62,9 +62,13 @@ class RunFolder:
         """Whether the run has come to its end."""
         return self.status.is_file() and json.loads(self.status.read_text())["state"] == "done"
 
-    def is_running(self) -> bool:
-        """Whether the run has begun and has not said how it ended."""
-        return self.status.is_file() and json.loads(self.status.read_text())["state"] == "running"
+    def has_failed(self) -> bool:
+        """Whether the run has begun and neither come to its end nor been interrupted."""
+        return self.status.is_file() and json.loads(self.status.read_text())["state"] in ("running", "failed")
+
+    def processes(self) -> int:
+        """In how many processes the run was begun."""
+        return json.loads(self.environment.read_text()).get("processes", 1) if self.environment.is_file() else 1
 
     def result(self) -> dict:
         """The summary of a run that is done."""
@@ -85,13 +89,19 @@ class RunFolder:
     def write_text(self, file: Path, text: str) -> None:
         """Replace a text file in one step."""
         aside = file.with_suffix(file.suffix + ".part")
-        aside.write_text(text)
-        os.replace(aside, file)
+        try:
+            aside.write_text(text)
+            os.replace(aside, file)
+        except OSError as error:
+            raise SetupError(f"{file} cannot be written: {error.strerror}. Free some space, or choose another --runs-dir.") from error
 
     def append(self, file: Path, record: dict) -> None:
         """Add a line to a JSONL file."""
-        with open(file, "a") as lines:
-            lines.write(json.dumps(record) + "\n")
+        try:
+            with open(file, "a") as lines:
+                lines.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise SetupError(f"{file} cannot be written: {error.strerror}. Free some space, or choose another --runs-dir.") from error
 
     def event(self, name: str, **details) -> None:
         """Note what happened, with the time (seconds since 1970)."""

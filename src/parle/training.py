@@ -1,7 +1,7 @@
 """The training loop of the command line. Library users write their own, with `parle.join`."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,7 +59,7 @@ class Training:
     the rounds. Replicas on one device step in turn; several devices step at the same time.
     """
 
-    def __init__(self, plan: Plan, communicator: Communicator | None = None, mine: range | None = None):
+    def __init__(self, plan: Plan, communicator: Communicator | None = None, mine: range | None = None, joined: bool = True):
         self.plan, self.step, self.seconds = plan, 0, 0.0
         self.mine = range(plan.replicas) if mine is None else mine
         places = [plan.devices[index % len(plan.devices)] for index in range(len(self.mine))]
@@ -72,13 +72,20 @@ class Training:
         check_fits(plan.model, models[0], self.batches[0].split.take(slice(0, plan.batch_size))[0], plan.data.classes)
         self._streams = [RandomStream(derive(plan.seed, "steps", number), device, len(self._train) == 1) for number, device in numbered]
         self._optimizers = [self._optimizer(model) for model in models]
-        self.meter = parle.Metered(communicator or parle.InProcess())
-        policies = dict(start=plan.start, buffers=plan.buffers, optimizer_state=plan.optimizer_state)
-        self.replicas = parle.join(models, self._optimizers, plan.algorithm, self.meter, **policies)
+        self._models = models
         self._teams = [[index for index, its in enumerate(places) if its == device] for device in self._train]
         self._losses = [torch.zeros((), device=device) for device in places]
         self.solved: dict | None = None  # the last solution with BatchNorm estimated from all data
         self._since = 0  # the step after which losses are summed
+        if joined:
+            self.join(communicator)
+
+    def join(self, communicator: Communicator | None = None) -> None:
+        """Couple the replicas; what can fail in one process alone has been done before."""
+        plan = self.plan
+        self.meter = parle.Metered(communicator or parle.InProcess())
+        policies = dict(start=plan.start, buffers=plan.buffers, optimizer_state=plan.optimizer_state)
+        self.replicas = parle.join(self._models, self._optimizers, plan.algorithm, self.meter, **policies)
 
     @property
     def batches_per_epoch(self) -> int:
@@ -163,10 +170,26 @@ class Training:
             with self.solution(refresh) as model:
                 if refresh is None:
                     self.solved = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-                return vars(score(model, in_turn(self._test)))
+                scored = vars(score(model, self._alive(in_turn(self._test))))
+            self._still_busy(False)
+            return scored
         with self.meter.paused():
             self.replicas.solution_vector()
+        while self._still_busy(True):
+            pass
         return None
+
+    def _alive(self, batches: Iterable) -> Iterator:
+        """The batches; after each, the other processes hear that the first one is at work, or they would give it up for lost."""
+        for batch in batches:
+            yield batch
+            self._still_busy(True)
+
+    def _still_busy(self, busy: bool) -> bool:
+        """Whether the first process still evaluates: it says so, and the others hear it."""
+        if self.meter.size == len(self.mine):
+            return False
+        return bool(self.meter.of_first(torch.tensor([float(busy)])))
 
     def _measured(self) -> list[list[float]]:
         """Of all replicas, in their order: training loss since the last record, test error, test loss, distance from the reference."""
@@ -184,7 +207,7 @@ class Training:
             generator = torch.Generator().manual_seed(derive(self.plan.seed, "refresh"))
             chosen = torch.randperm(len(split), generator=generator)[:refresh].to(split.labels.device)
             split = Split(split.images[chosen], split.labels[chosen], split.scale)
-        with self.meter.paused(), self.replicas.solution(in_turn(split)) as model:  # what is sent only to evaluate is not counted
+        with self.meter.paused(), self.replicas.solution(self._alive(in_turn(split))) as model:  # what is sent only to evaluate is not counted
             yield model
 
     def state_dict(self) -> dict:

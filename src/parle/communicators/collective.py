@@ -10,7 +10,7 @@ from torch import Tensor
 
 from parle.communicators.communicator import WHOLE, Communicator
 from parle.communicators.in_process import add_up
-from parle.errors import ConfigError, JoinError
+from parle.errors import ConfigError, JoinError, ReplicaLost
 
 BUCKET = 2**22  # numbers of a long vector that are sent or added up at a time
 LONGEST = 2**26  # bytes of the terms of one process
@@ -29,6 +29,7 @@ class Collective(Communicator):
     ranks: int  # processes, of which this one is number `rank`
     rank: int
     device: torch.device  # where messages lie
+    lost: bool = False  # whether a process was: what has come of a round since then is no mean
 
     def __init__(self, ordered: bool, timeout: float):
         if not timeout > 0:
@@ -83,12 +84,12 @@ class Collective(Communicator):
         rows = list(vector.to(self.device, copy=True) for vector in vectors)
         rows += [torch.zeros_like(rows[0])] * (max(self._counts) - self.local)  # processes with fewer replicas send as much as the others
         self.sent += self.cost_of_gather(rows[0])
-        blocks = self._gather(torch.cat(rows))
+        blocks = [block.view(rows[0].dtype) for block in self._gather(torch.cat(rows).view(torch.uint8))]  # transports do not know every dtype
         return [row for block, count in zip(blocks, self._counts, strict=True) for row in block.split(rows[0].numel())[:count]]
 
     def of_first(self, vector: Tensor) -> Tensor:
         message = vector.to(self.device, copy=True)
-        self._spread(message)
+        self._spread(message.view(torch.uint8))
         return message.to(vector.device)
 
     def cost_of_mean(self, vector: Tensor) -> int:
@@ -112,7 +113,7 @@ class Collective(Communicator):
             self._send(end, last=part.stop is None)
 
         def finish() -> Tensor:
-            if self._sums:
+            if self._sums or self.lost:
                 self._wait()
             return self.center.merge(scratch.to(reference), self.size, part)
 
@@ -129,7 +130,7 @@ class Collective(Communicator):
         return self._wait()
 
     def meet(self) -> None:
-        self._begin_sum(torch.zeros(1, device=self.device))()
+        self._sum(torch.zeros(1, device=self.device))()
 
     def close(self) -> None:
         self.center = None
@@ -150,6 +151,8 @@ class Collective(Communicator):
         self._sent_up_to = 0
         while self._sums:  # which a transport empties when a process is lost
             self._sums.pop(0)()
+        if self.lost:
+            raise ReplicaLost("A process was lost before this round had come. The reference is that of the last round; join again, in a new group.")
         return self._agreed(self._scratch[-TAIL:])
 
     def _vote(self, ends: int, stepped: bool) -> bool:

@@ -19,7 +19,8 @@ class Compressed(Wrapped):
     Every process sends its m_a to every other one, so all of them form the same mean, and form it alike on every transport.
     That pays as long as n - 1 encoded vectors are shorter than the 2 (n - 1)/n plain ones of a ring: with one replica a process,
     bf16 for up to 3 processes, int8 up to 7, topk(0.01) up to 99. Where it does not pay, `open` raises ConfigError. The algorithm
-    says whether it proposes changes or points; e_a begins at 0, h_a and h at the first reference, and all of them are state.
+    says whether it proposes changes or points; e_a begins at 0, h_a and h at the first reference, and all of them are state. Only
+    rounds are encoded: what a policy averages beside them (momentum, buffers) goes as it is, and is counted so.
 
     >>> import parle
     >>> Compressed(parle.InProcess(), "int8").codec
@@ -38,8 +39,9 @@ class Compressed(Wrapped):
         starts = list(starts)
         reference = self.inner.open(center, starts, common, (terms or {}) | {"codec": repr(self.codec)})
         self._points = center is not None and center.algorithm.proposes_points
-        self._kept = [reference.to(start.device, copy=True) if self._points else torch.zeros_like(start) for start in starts]
-        self._mean = reference.clone() if self._points else None
+        wide = torch.promote_types(reference.dtype, torch.float32)  # what is rounded away here would never be sent
+        self._kept = [reference.to(start.device, wide, copy=True) if self._points else torch.zeros_like(start, dtype=wide) for start in starts]
+        self._mean = reference.to(wide, copy=True) if self._points else None
         self.inner.checks_first = True
         payload = self.codec.encode(starts[0])
         shorter, plain = self.inner.cost_of_gather(payload), self.inner.cost_of_mean(starts[0])
@@ -59,9 +61,8 @@ class Compressed(Wrapped):
         mean = torch.zeros(len(reference), device=reference.device, dtype=torch.promote_types(reference.dtype, torch.float32))
         for payload in payloads:
             mean.add_(self.codec.decode(payload.to(reference.device), len(mean)))
-        mean = mean.div_(self.size).to(reference.dtype)
-        if self._points:
-            mean = self._mean[part].add_(mean).clone()
+        mean.div_(self.size)
+        mean = (self._mean[part].add_(mean) if self._points else mean).to(reference.dtype, copy=True)
         return lambda: self.center.merge(mean, self.size, part)
 
     def _encoded(self, proposals: Iterable[Tensor], part: slice) -> Iterator[Tensor]:

@@ -13,7 +13,7 @@ class Metered(Wrapped):
     """Any communicator, with exact counts for this process.
 
     `bytes_sent` and `rounds` so far, `bytes_in_round` of the last round alone, `seconds_waited` for slower processes before
-    the vectors move, and `seconds_exchanged` until the mean is there. What is asked for outside a round counts as bytes too.
+    the vectors move, and `seconds_exchanged` until the mean is there. Means outside a round count as well, such as those of buffers and momentum.
 
     >>> import parle
     >>> meter = parle.Metered(parle.InProcess())
@@ -37,13 +37,15 @@ class Metered(Wrapped):
     def begin(self, proposals: Iterable[Tensor], part: slice = WHOLE) -> Callable[[], Tensor]:
         if not part.start:
             began = time.perf_counter()
+            self.rounds, self.bytes_in_round, sent = self.rounds + 1, 0, self.inner.sent
             self.inner.meet()
             self.seconds_waited += time.perf_counter() - began
-            self.rounds, self.bytes_in_round = self.rounds + 1, 0
+            self._count(sent)
         finish = self._timed(lambda counted: self.inner.begin(counted, part), proposals)
         return lambda: self._timed(lambda _: finish(), ())
 
     def ready_to_finish(self, stepped: bool) -> bool:
+        self._timed(lambda _: self.inner.meet(), ())  # as before a round, in which another process may be
         return self._timed(lambda _: self.inner.ready_to_finish(stepped), ())
 
     @contextmanager
@@ -83,6 +85,9 @@ class Metered(Wrapped):
 
         result = call(timed())
         self.seconds_exchanged += time.perf_counter() - began - forming
-        self.bytes_sent += self.inner.sent - sent
-        self.bytes_in_round += self.inner.sent - sent
+        self._count(sent)
         return result
+
+    def _count(self, before: int) -> None:
+        self.bytes_sent += self.inner.sent - before
+        self.bytes_in_round += self.inner.sent - before

@@ -1,5 +1,7 @@
 """Processes under `mpiexec` or `srun`, over MPI."""
 
+import atexit
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -75,13 +77,17 @@ class MPI(Collective):
         del sent
         who = "A process was" if not missing else f"Process {', '.join(map(str, sorted(missing)))} was"
         round = self.center.round if self.center is not None else 0
-        import mpi4py
-
-        mpi4py.rc.finalize = False  # finalizing would wait for the lost one; without, mpiexec ends the job
+        self.lost = True
+        atexit.register(self._abort)  # an ordinary end would wait for the lost one
         return ReplicaLost(
             f"{who} lost, process {self.rank} of {self.ranks} noticed in round {round}: no answer within {self.timeout:g} s. "
             "The reference is that of the last round."
         )
+
+    def _abort(self) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._mpi.COMM_WORLD.Abort(ReplicaLost.exit_code)
 
     def close(self) -> None:
         """Leave the communicator when all processes have come to this point."""

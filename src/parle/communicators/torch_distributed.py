@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import re
 import socket
+import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -53,6 +54,7 @@ class TorchDistributed(Collective):
         self._group = dist.group.WORLD if given is None else given
         atexit.register(self._leave)  # a group that outlives the interpreter's end may abort the process
         dist.distributed_c10d._set_pg_timeout(timedelta(seconds=self.timeout), self._group)  # a shorter wait would leave torch's threads behind
+        self._name = dist.get_global_rank(self._group, 0)  # of the first process, which no other group of a mesh has
         self.ranks, self.rank = dist.get_world_size(self._group), dist.get_rank(self._group)
         self.device = device if dist.get_backend(self._group) == "nccl" else torch.device("cpu")
 
@@ -90,7 +92,7 @@ class TorchDistributed(Collective):
         return gathered
 
     def _spread(self, vector: Tensor) -> None:
-        self._begun(lambda: dist.broadcast(vector, group=self._group, group_src=0, async_op=True))()
+        self._begun(lambda: dist.broadcast(vector, self._name, group=self._group, async_op=True))()
 
     def _begun(self, begin: Callable) -> Callable[[], None]:
         """Begin a collective call; waiting for it, or beginning it, raises ReplicaLost where a process is gone."""
@@ -100,6 +102,8 @@ class TorchDistributed(Collective):
         try:
             work.append(begin())
         except RuntimeError as error:
+            if not re.search("onnect|timed out|timeout|closed|reset|peer", str(error)):
+                raise  # not about the others: a tensor that the backend does not know, for example
             reason = _plain(error)
         if reason:
             raise self._lost(reason)
@@ -118,9 +122,10 @@ class TorchDistributed(Collective):
     def _lost(self, reason: str) -> ReplicaLost:
         """Close the group, so that the news reaches everybody, and find out who is gone."""
         round, store, self._sums = self.center.round if self.center is not None else 0, _store(), []
-        found = _report(store, round, self.rank)  # before closing, which may take a while
+        self.lost, key = True, f"parle/{self._name}/{round}"
+        asked = _Missing(store, key, self.rank, self.ranks)  # reports before closing, which may take a while
         self._leave()
-        missing = _missing(store, round, set(range(self.ranks)) - {self.rank}) if found else [0] if self.rank else []
+        missing = asked.answer()
         who = "A process was" if not missing else f"Process {missing[0]} was" if len(missing) == 1 else f"Processes {', '.join(map(str, missing))} were"
         return ReplicaLost(f"{who} lost, process {self.rank} of {self.ranks} noticed in round {round}: {reason}. The reference is that of the last round.")
 
@@ -150,28 +155,39 @@ def _store():
         return None
 
 
-def _report(store, round: int, rank: int) -> bool:
-    """Tell the others in the store that this process is left; whether the store is still there."""
-    try:
-        store.set(f"parle/{round}/{rank}", "here")
-    except (AttributeError, RuntimeError):  # the process that held the store is gone
-        return False
-    return True
+class _Missing:
+    """Who does not report in the store: asked in a thread of its own, since a store whose process was stopped never answers."""
 
+    def __init__(self, store, key: str, rank: int, ranks: int):
+        self.store, self.key, self.rank = store, key, rank
+        self.others, self.found, self.reported = set(range(ranks)) - {rank}, None, threading.Event()
+        self._thread = threading.Thread(target=self._ask, daemon=True)
+        if store is not None:
+            self._thread.start()
+            self.reported.wait(PATIENCE)
 
-def _missing(store, round: int, others: set[int]) -> list[int]:
-    """Of the other processes, those that do not report in the store although no more come for a while."""
-    deadline = time.monotonic() + PATIENCE
-    try:
-        while others and time.monotonic() < deadline:
-            here = {other for other in others if store.check([f"parle/{round}/{other}"])}
-            if here:
-                others, deadline = others - here, time.monotonic() + PATIENCE
-            time.sleep(0.02)
-    except RuntimeError:
-        return [0]
-    time.sleep(0.2)  # the others may still want to read the store, which may be this process's
-    return sorted(others)
+    def answer(self) -> list[int]:
+        """The missing processes; that of the store where it does not answer; none where nobody can be asked."""
+        if self.store is None:
+            return []
+        self._thread.join(2 * PATIENCE + len(self.others))
+        return [0] if self.found is None and self.rank else self.found or []
+
+    def _ask(self) -> None:
+        try:
+            self.store.set(f"{self.key}/{self.rank}", "here")
+            self.reported.set()
+            deadline = time.monotonic() + PATIENCE
+            while self.others and time.monotonic() < deadline:
+                here = {other for other in self.others if self.store.check([f"{self.key}/{other}"])}
+                if here:
+                    self.others, deadline = self.others - here, time.monotonic() + PATIENCE
+                time.sleep(0.02)
+        except RuntimeError:  # the process that held the store is gone
+            self.reported.set()
+            return
+        time.sleep(0.2)  # the others may still want to read the store, which may be this process's
+        self.found = sorted(self.others)
 
 
 def _plain(error: Exception) -> str:
