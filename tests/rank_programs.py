@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 import torch
@@ -72,6 +73,8 @@ def join_unequal(rank: int, what: str) -> None:
         torch.__version__ = "2.6.0"
     if odd and what == "parle version":
         parle.__version__ = "0.0.1"
+    if odd and what == "buffer":
+        model.register_buffer("scale", torch.ones(3))
     if odd and what == "frozen":
         model[0].weight.requires_grad_(False)
     algorithm = parle.ElasticSGD() if odd and what == "algorithm" else parle.Parle(rho=0.5 if odd and what == "rho" else 1.0)
@@ -116,9 +119,10 @@ def lose(rank: int, how: str, width: int, timeout: float) -> tuple:
     raise AssertionError("nobody was lost")
 
 
-def steps_differ(rank: int) -> None:
+def steps_differ(rank: int, metered: bool) -> None:
     """Process 1 comes to its end where process 0 comes to a round."""
-    replicas = parle.join(model := Vector(start()), torch_sgd(model.parameters()), parle.LocalSGD(period=4), parle.TorchDistributed())
+    transport = parle.Metered(parle.TorchDistributed()) if metered else parle.TorchDistributed()
+    replicas = parle.join(model := Vector(start()), torch_sgd(model.parameters()), parle.LocalSGD(period=4), transport)
     advance(replicas, 9 - 5 * rank, offset=rank)
     replicas.finish()
 
@@ -129,6 +133,37 @@ def finish_after_a_skipped_step(rank: int) -> tuple[int, float]:
     advance(replicas, 7 - rank, offset=rank)
     replicas.finish()
     return replicas.round, replicas.params.sum().item()
+
+
+def lose_under_way(rank: int) -> tuple[str, str, bool]:
+    """Process 1 is lost while a round is under way: what process 0 hears when it goes on, and again, and whether its reference moved."""
+    model = wide(40)
+    transport = parle.Overlapped(parle.TorchDistributed(timeout=20), 4)
+    replicas = parle.join(model, torch.optim.SGD(model.parameters(), lr=1e-4), parle.LocalSGD(period=4), transport)
+    train_wide(replicas, 4 - rank)
+    if rank == 1:
+        time.sleep(1)
+        os.kill(os.getpid(), signal.SIGKILL)
+    reference, heard = replicas.reference.clone(), []
+    for attempt in (lambda: transport.mean([reference]), replicas.state_dict):
+        try:
+            attempt()
+        except parle.ReplicaLost as error:
+            heard.append(str(error))
+    return *heard, torch.equal(reference, replicas.reference)
+
+
+def kinds_of_numbers(rank: int, kind: torch.dtype) -> tuple[float, list]:
+    """Parameters of one dtype, and buffers of several that no transport knows, from the first process."""
+    model = wide(10, kind=kind)
+    for number, its in enumerate((torch.int16, torch.bool, torch.float16, torch.int64)):
+        model.register_buffer(f"buffer{number}", torch.full((3,), 1 - rank).to(its))
+    replicas = parle.join(model, torch.optim.SGD(model.parameters(), lr=0.1), parle.LocalSGD(period=1), parle.TorchDistributed(ordered=True))
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, float(rank))
+    replicas.optimizers[0].step()
+    gathered = replicas.communicator.gather([replicas.params[0]])
+    return replicas.reference.float().sum().item(), [len(gathered), *(buffer.float().sum().item() for buffer in model.buffers())]
 
 
 def messages_of_a_round(rank: int) -> tuple[int, int, list[int]]:

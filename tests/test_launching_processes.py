@@ -158,6 +158,43 @@ def test_a_signal_reaches_all_processes_and_resume_ends_as_if_never_stopped(parl
     assert Path("runs/cut/final/model.safetensors").read_bytes() == Path("runs/whole/final/model.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize(("number", "after"), [(signal.SIGINT, 1.5), (signal.SIGTERM, 3.0), (signal.SIGINT, 4.5)])
+def test_a_signal_before_the_first_step_ends_all_processes_with_one_line(number, after):
+    process = subprocess.Popen(
+        [*PARLE, "train", "-n", "2", "-e", "3000", "--processes", "--name", "a"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(after)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (128 + number, -number), err  # while torch is imported, it is Python that ends
+    assert "Traceback" not in err and "SIGTERM" not in err
+
+
+def test_an_evaluation_may_take_longer_than_the_timeout(parle_command):
+    Path("slow.py").write_text(SLOW)
+    arguments = ["-m", "slow.py:make", "-n", "2", "-e", "0.1", "--processes", "--name", "a", "--set", "communicator.timeout=2"]
+    assert parle_command("train", *arguments).code == 0  # BatchNorm from two batches, and a test of one: 3.6 s
+
+
+def test_what_fails_in_one_process_alone_is_said_by_all(parle_command):
+    Path("odd.py").write_text(
+        "import os\nfrom torch import nn\ndef make():\n    if os.environ.get('RANK') == '1':\n        raise ValueError('x' * 200_000)\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    done = parle_command("train", "-m", "odd.py:make", "-n", "2", "--processes", "--name", "a")
+    assert done.code == 2 and "Process 1: " in done.err and "ValueError" in done.err
+
+
+def test_a_run_of_several_processes_is_resumed_in_as_many(parle_command):
+    assert parle_command("train", "-n", "2", "-e", "1", "--processes", "--name", "a").code == 0
+    status = Path("runs/a/status.json")
+    status.write_text(json.dumps({"state": "interrupted"}))
+    text = Path("runs/a/config.yaml").read_text()
+    Path("runs/a/config.yaml").write_text(text.replace("processes: true", "processes: false"))
+    done = parle_command("resume", "runs/a")
+    assert done.code == 2 and "was trained in 2 processes, and this is 1 of 1. Start as many as before." in done.err
+
+
 def test_the_end_of_the_parent_is_the_end_of_its_processes():
     process = subprocess.Popen([*PARLE, "train", "-n", "2", "-e", "5000", "--processes", "--name", "a"], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 90

@@ -84,6 +84,7 @@ def test_resume_is_exact(how):
         ("parle version", r"Process 1 has parle version 0\.0\.1, but process 0 has"),
         ("ordered", "Process 1 has communicator TorchDistributed with ordered=True, but process 0 has TorchDistributed with ordered=False"),
         ("codec", r"Process 1 has codec int8\(256\), but process 0 has None"),
+        ("buffer", "Process 1 has 1 buffers or frozen parameters, but process 0 has 0"),
         ("policy", "Process 1 has buffers keep, but process 0 has recompute"),
     ],
 )
@@ -121,10 +122,22 @@ def test_who_stops_answering_is_named_after_the_timeout():
         assert message.startswith("Process 1 was lost") and reference_intact
 
 
-def test_different_numbers_of_steps_are_refused_at_the_end():
-    for rank, its in enumerate(ranks.run(2, programs.steps_differ)):
+@pytest.mark.parametrize("metered", [False, True])
+def test_different_numbers_of_steps_are_refused_at_the_end(metered):
+    for rank, its in enumerate(ranks.run(2, programs.steps_differ, metered)):
         assert its.code == 2 and "different numbers of steps" in its.error
         assert f"this one (process {rank}) comes to round 1, and 1 of 2 are in finish()" in its.error
+
+
+def test_what_had_come_of_a_round_when_a_process_was_lost_is_not_taken_for_a_mean():
+    first, second, intact = ranks.run(2, programs.lose_under_way)[0].result
+    assert first.startswith("Process 1 was lost") and "lost" in second and intact
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_parameters_and_buffers_may_be_of_any_dtype(kind):
+    first, second = ranks.results(2, programs.kinds_of_numbers, kind)
+    assert first == second and first[1] == [2, 3, 3, 3, 3]
 
 
 def test_a_step_that_one_process_skipped_is_made_up_for_by_finish():
