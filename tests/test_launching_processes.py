@@ -40,6 +40,21 @@ def make():
 """
 
 
+# A model whose evaluation takes its time in the first process.
+SLOW = """
+import os, time
+from torch import nn
+
+class Slow(nn.Sequential):
+    def forward(self, inputs):
+        if not self.training and os.environ.get("RANK") == "0":
+            time.sleep(1.2)
+        return super().forward(inputs)
+
+def make():
+    return Slow(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10))
+"""
+
 MANY = """
 import os, torch
 

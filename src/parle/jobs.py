@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import threading
 from pathlib import Path
 
 import torch
@@ -209,13 +208,18 @@ class _Job:
         """Follow the training to its end, or to a signal; the last record."""
         run, training, first = self.run, self.training, self.world.rank == 0
         asked: list[int] = []
+
+        def note_signal(number: int, _frame) -> None:
+            asked.append(number)
+            signal.signal(number, signal.SIG_DFL)  # the second one ends at once
+
         if first:
             run.write_json(run.status, {"state": "running", "pid": os.getpid()})
             run.event("start", step=training.step)
         self.show.begin(f"{self.settings.algorithm['name']} x {self.settings.replicas}", training.plan.steps)
         record, note = {}, ""
         try:
-            with _signals(asked):
+            with launch.signals_to(note_signal):
                 for told in training.run():
                     if isinstance(told, dict):
                         record = told
@@ -288,26 +292,6 @@ class _Job:
     def _log(self, name: str, **details) -> None:
         if self.world.size > 1:
             self.run.log(self.world.rank, name, **details)
-
-
-class _signals:
-    """Inside `with`, the first Ctrl-C or SIGTERM is only noted; the second one ends at once."""
-
-    def __init__(self, asked: list[int]):
-        self.asked, self.before = asked, {}
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.before[number] = signal.signal(number, self._note)
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _frame) -> None:
-        self.asked.append(number)
-        signal.signal(number, signal.SIG_DFL)
 
 
 def _print_into(path: Path) -> None:

@@ -3,9 +3,13 @@
 import os
 import platform
 import re
+import signal
 import socket
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -155,6 +159,19 @@ def as_child(rank: int, size: int, port: int, around: tuple[str, dict[str, str]]
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def signals_to(handler: Callable) -> Iterator[None]:
+    """Inside `with`, SIGINT and SIGTERM go to the handler; in a thread other than the first, which cannot, nothing changes."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, its in before.items():
+            signal.signal(number, its)
 
 
 def set_threads(world: World, wanted: int | None) -> None:

@@ -35,20 +35,27 @@ def run(count: int, work: Callable[..., dict], arguments: tuple) -> dict:
         ear, mouth = context.Pipe(duplex=False)
         children.append(context.Process(target=_child, args=(rank, count, store.port, launch.surroundings(), work, arguments, mouth)))
         ears.append(ear)
-    passed = _Passed(children)
+    asked: list[int] = []
+
+    def pass_on(number: int, _frame) -> None:
+        asked.append(number)
+        for child in children:
+            if child.pid and child.exitcode is None:
+                os.kill(child.pid, number)
+
     try:
-        with passed:
+        with launch.signals_to(pass_on):
             for child in children:
-                if not passed.asked:
+                if not asked:
                     child.start()
-            stuck = [] if passed.asked and children[-1].pid is None else _wait(children)
+            stuck = [] if children[-1].pid is None else _wait(children)
     finally:
         for child in children:
             if child.pid and child.exitcode is None:
                 child.kill()
                 child.join()
     told = [_read(ear) for ear in ears]
-    return _verdict(told, [child.exitcode for child in children], stuck, passed.asked)
+    return _verdict(told, [child.exitcode for child in children], stuck, asked)
 
 
 def _wait(children: list) -> list[int]:
@@ -89,28 +96,6 @@ def _read(ear) -> dict:
         return json.loads(ear.recv_bytes()) if ear.poll() else {}
     except EOFError:
         return {}
-
-
-class _Passed:
-    """Inside `with`, SIGINT and SIGTERM go to the children and leave this process waiting for them."""
-
-    def __init__(self, children: list):
-        self.children, self.before, self.asked = children, {}, []
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.before[number] = signal.signal(number, self._pass_on)
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _pass_on(self, number: int, _frame) -> None:
-        self.asked.append(number)
-        for child in self.children:
-            if child.pid and child.exitcode is None:
-                os.kill(child.pid, number)
 
 
 def _child(rank: int, count: int, port: int, around: tuple, work: Callable[..., dict], arguments: tuple, mouth) -> None:
