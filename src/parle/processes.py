@@ -36,19 +36,12 @@ def run(count: int, work: Callable[..., dict], arguments: tuple) -> dict:
         children.append(context.Process(target=_child, args=(rank, count, store.port, launch.surroundings(), work, arguments, mouth)))
         ears.append(ear)
     asked: list[int] = []
-
-    def pass_on(number: int, _frame) -> None:
-        asked.append(number)
-        for child in children:
-            if child.pid and child.exitcode is None:
-                os.kill(child.pid, number)
-
     try:
-        with launch.signals_to(pass_on):
+        with launch.signals_to(lambda number, _: asked.append(number)):
             for child in children:
                 if not asked:
                     child.start()
-            stuck = [] if children[-1].pid is None else _wait(children)
+            stuck = [] if children[-1].pid is None else _wait(children, ears, asked)
     finally:
         for child in children:
             if child.pid and child.exitcode is None:
@@ -58,11 +51,19 @@ def run(count: int, work: Callable[..., dict], arguments: tuple) -> dict:
     return _verdict(told, [child.exitcode for child in children], stuck, asked)
 
 
-def _wait(children: list) -> list[int]:
-    """Wait until all have ended; the numbers of those that had to be killed."""
-    deadline = None
+def _wait(children: list, ears: list, asked: list[int]) -> list[int]:
+    """Wait until all have ended, and pass on the signals asked of this process; the numbers of those that had to be killed."""
+    deadline, passed = None, {}
     while alive := [child for child in children if child.exitcode is None]:
         connection.wait([child.sentinel for child in alive], timeout=0.2)
+        for rank, (child, ear) in enumerate(zip(children, ears, strict=True)):
+            if rank not in passed and ear.poll():  # it says that it listens: a signal before that would be lost
+                passed[rank] = 0
+                _hear(ear)
+            for number in asked[passed.get(rank, len(asked)) :]:
+                if child.exitcode is None:
+                    os.kill(child.pid, number)
+                passed[rank] += 1
         if deadline is None and any(child.exitcode for child in children):
             deadline = time.monotonic() + GRACE
         if deadline is not None and time.monotonic() > deadline:
@@ -92,10 +93,18 @@ def _verdict(told: list[dict], codes: list[int | None], stuck: list[int], asked:
 
 
 def _read(ear) -> dict:
+    """What a process that has ended said last."""
+    told = {}
+    while (heard := _hear(ear)) is not None:
+        told = heard
+    return told
+
+
+def _hear(ear) -> dict | None:
     try:
-        return json.loads(ear.recv_bytes()) if ear.poll() else {}
+        return json.loads(ear.recv_bytes()) if ear.poll() else None
     except EOFError:
-        return {}
+        return None
 
 
 def _child(rank: int, count: int, port: int, around: tuple, work: Callable[..., dict], arguments: tuple, mouth) -> None:
@@ -103,6 +112,7 @@ def _child(rank: int, count: int, port: int, around: tuple, work: Callable[..., 
     os.setsid()  # Ctrl-C comes from the parent, once
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: os._exit(128 + number))  # until the training is there, which writes a checkpoint
+    mouth.send_bytes(json.dumps({}).encode())
     threading.Thread(target=_end_with, args=(multiprocessing.parent_process().sentinel,), daemon=True).start()
     launch.as_child(rank, count, port, around)
     code = 0
