@@ -173,15 +173,18 @@ def test_a_signal_reaches_all_processes_and_resume_ends_as_if_never_stopped(parl
     assert Path("runs/cut/final/model.safetensors").read_bytes() == Path("runs/whole/final/model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize(("number", "after"), [(signal.SIGINT, 1.5), (signal.SIGTERM, 3.0), (signal.SIGINT, 4.5)])
+@pytest.mark.parametrize(("number", "after"), [(signal.SIGINT, 0.0), (signal.SIGTERM, 1.0), (signal.SIGINT, 2.5)])
 def test_a_signal_before_the_first_step_ends_all_processes_with_one_line(number, after):
     process = subprocess.Popen(
         [*PARLE, "train", "-n", "2", "-e", "3000", "--processes", "--name", "a"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while not children.read_text():  # while it imports torch, Ctrl-C is Python's own affair
+        time.sleep(0.02)
     time.sleep(after)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode in (128 + number, -number), err  # while torch is imported, it is Python that ends
+    assert process.returncode == 128 + number, err
     assert "Traceback" not in err and "SIGTERM" not in err
 
 
