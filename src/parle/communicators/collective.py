@@ -29,13 +29,13 @@ class Collective(Communicator):
     ranks: int  # processes, of which this one is number `rank`
     rank: int
     device: torch.device  # where messages lie
+    checks_first: bool = False  # whether rounds are announced by a message of their own, not by the tail of the vector
     lost: bool = False  # whether a process was: what has come of a round since then is no mean
 
     def __init__(self, ordered: bool, timeout: float):
         if not timeout > 0:
             raise ConfigError(f"timeout must be a number of seconds above 0, got {timeout!r}: a lost process is noticed when it is over.")
         self.ordered, self.timeout = ordered, timeout
-        self.checks_first = ordered  # whether rounds are announced by a message of their own, not by the tail of the vector
 
     @abstractmethod
     def connect(self, device: torch.device) -> None:

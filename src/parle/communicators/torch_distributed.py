@@ -19,8 +19,7 @@ from parle.errors import ReplicaLost, SetupError, first_line
 
 PATIENCE = 3.0  # seconds in which the processes that are left tell each other so
 
-
-_made = itertools.count()  # groups made in this process, as many as in every other one
+_groups = itertools.count()  # groups made in this process, as many as in every other one
 _rendezvous = None  # the store in which the processes meet, the rank of this one, and how many there are
 
 
@@ -66,7 +65,7 @@ class TorchDistributed(Collective):
             if _rendezvous is None:
                 _rendezvous = next(dist.rendezvous("env://", timeout=timeout))
             store, rank, size = _rendezvous
-            named = dist.PrefixStore(f"parle/{next(_made)}", store)  # the addresses of a former group are still in the store
+            named = dist.PrefixStore(f"parle/{next(_groups)}", store)  # the addresses of a former group are still in the store
             dist.init_process_group(backend, store=named, rank=rank, world_size=size, timeout=timeout)
         except ValueError as error:
             raise SetupError(
