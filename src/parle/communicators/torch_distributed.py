@@ -17,7 +17,7 @@ from torch import Tensor
 from parle.communicators.collective import Collective
 from parle.errors import ReplicaLost, SetupError, first_line
 
-PATIENCE = 3.0  # seconds in which the processes that are left tell each other so
+PATIENCE = 5.0  # seconds in which the processes that are left tell each other so: the news may go from one to the next, on crowded cores
 
 _groups = itertools.count()  # groups made in this process, as many as in every other one
 _rendezvous = None  # the store in which the processes meet, the rank of this one, and how many there are
@@ -124,6 +124,7 @@ class TorchDistributed(Collective):
         self.lost, key = True, f"parle/{self._name}/{round}"
         asked = _Missing(store, key, self.rank, self.ranks)  # reports before closing, which may take a while
         self._leave()
+        asked.news_is_out()
         missing = asked.answer()
         who = "A process was" if not missing else f"Process {missing[0]} was" if len(missing) == 1 else f"Processes {', '.join(map(str, missing))} were"
         return ReplicaLost(f"{who} lost, process {self.rank} of {self.ranks} noticed in round {round}: {reason}. The reference is that of the last round.")
@@ -160,10 +161,15 @@ class _Missing:
     def __init__(self, store, key: str, rank: int, ranks: int):
         self.store, self.key, self.rank = store, key, rank
         self.others, self.found, self.reported = set(range(ranks)) - {rank}, None, threading.Event()
+        self._since = time.monotonic()
         self._thread = threading.Thread(target=self._ask, daemon=True)
         if store is not None:
             self._thread.start()
             self.reported.wait(PATIENCE)
+
+    def news_is_out(self) -> None:
+        """From now on, whoever waited for this process knows that it has left."""
+        self._since = time.monotonic()
 
     def answer(self) -> list[int]:
         """The missing processes; that of the store where it does not answer; none where nobody can be asked."""
@@ -176,11 +182,10 @@ class _Missing:
         try:
             self.store.set(f"{self.key}/{self.rank}", "here")
             self.reported.set()
-            deadline = time.monotonic() + PATIENCE
-            while self.others and time.monotonic() < deadline:
+            while self.others and time.monotonic() < self._since + PATIENCE:
                 here = {other for other in self.others if self.store.check([f"{self.key}/{other}"])}
                 if here:
-                    self.others, deadline = self.others - here, time.monotonic() + PATIENCE
+                    self.others, self._since = self.others - here, time.monotonic()
                 time.sleep(0.02)
         except RuntimeError:  # the process that held the store is gone
             self.reported.set()
