@@ -46,9 +46,15 @@ def torch_sgd(parameters):
     return torch.optim.SGD(parameters, lr=0.05, momentum=0.9, nesterov=True)
 
 
-def coupled(algorithm: parle.Algorithm, replicas: int = 3, optimizer=torch_sgd, own_starts: bool = False, communicator=None, **policies) -> parle.Replicas:
+def plain_sgd(parameters):
+    """An optimizer for algorithms that step where the reference is."""
+    return torch.optim.SGD(parameters, lr=0.05)
+
+
+def coupled(algorithm: parle.Algorithm, replicas: int = 3, optimizer=None, own_starts: bool = False, communicator=None, **policies) -> parle.Replicas:
     """Replicas of the problem, joined."""
     models = [Vector(start(index if own_starts else 0)) for index in range(replicas)]
+    optimizer = optimizer or (plain_sgd if algorithm.steps_at_center else torch_sgd)
     policies = {"start": "own" if own_starts else "common", **policies}
     return parle.join(models, [optimizer(model.parameters()) for model in models], algorithm, communicator or parle.InProcess(), **policies)
 

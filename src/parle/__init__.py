@@ -7,6 +7,7 @@ _HOMES = {
     "parle.algorithms": [
         "ALGORITHMS",
         "DataParallel",
+        "EASGD",
         "ElasticSGD",
         "EntropySGD",
         "LocalSGD",
@@ -14,10 +15,12 @@ _HOMES = {
         "ParleDev2017",
         "ParleRelease2018",
         "PlainSGD",
+        "ServerSGD",
     ],
     "parle.communicators": ["MPI", "Communicator", "Compressed", "InProcess", "Metered", "Overlapped", "TorchDistributed"],
     "parle.errors": ["ConfigError", "DivergedError", "JoinError", "ParleError", "ReplicaLost", "SetupError"],
     "parle.replicas": ["Replicas", "join"],
+    "parle.servers": ["Clock", "Link", "Server", "Simulated"],
     "parle.schedules": ["Ramp", "Schedule", "Scoping", "Steps"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -51,6 +51,8 @@ class Algorithm:
     partial_rounds: ClassVar[bool] = True  # may a round close without all replicas?
     single: ClassVar[bool] = False  # for one replica only
     round_before_step: ClassVar[bool] = False  # the round is held on r.gradient, before the optimizer steps
+    steps_at_center: ClassVar[bool] = False  # and the center steps with the gradients; the replicas' optimizers only hand them over
+    fetches: ClassVar[bool] = False  # a server sends its reference as it is now before a proposal is formed
     elementwise: ClassVar[bool] = False  # every number of a verb's result depends only on the numbers at its place
     proposes_points: ClassVar[bool] = False  # proposals are points near the reference, not changes
     fixed_inner_rate: ClassVar[bool] = False  # in the paper, the inner rate keeps its initial value and only the outer one drops
@@ -73,7 +75,7 @@ class Algorithm:
         return r.params - r.reference
 
     def merge(self, shared: Vectors, mean: Tensor) -> Tensor:
-        """The next reference, shape (N,), from the mean of `shared.count` proposals. `mean` may be overwritten."""
+        """The next reference, shape (N,), from the mean of `shared.count` proposals of `shared.size` replicas. `mean` may be overwritten."""
         return mean.add_(shared.reference)
 
     def adopt(self, r: Vectors, reference: Tensor) -> None:
@@ -87,6 +89,23 @@ class Algorithm:
         to them.
         """
         raise ConfigError(f"{type(self).__name__} has no delayed form.")
+
+    def correct(self, shared: Vectors, proposal: Tensor, staleness: int, sent: Tensor | None) -> Tensor:
+        """What a server merges of a proposal, shape (N,), that comes `staleness` updates after the reference on which it rests.
+
+        `sent` is that reference, where the algorithm `remembers` it.
+        """
+        return proposal
+
+    @property
+    def remembers(self) -> bool:
+        """Whether a server keeps, for each replica, the reference that it has sent to it last: N numbers each."""
+        return False
+
+    @property
+    def means_gradients(self) -> bool:
+        """Whether a round forms a mean gradient, with which every replica then takes the same step."""
+        return self.round_before_step and not self.steps_at_center
 
     def solution(self, r: Vectors) -> Tensor:
         """The vector to evaluate and ship, shape (N,), or each replica's share in it, (replicas, N), to be averaged."""

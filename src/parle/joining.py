@@ -39,7 +39,20 @@ def check_members(models: list[nn.Module], optimizers: list[Optimizer], algorith
         layout.require(Layout.of(model), index)
     for index, (model, optimizer) in enumerate(zip(models, optimizers, strict=True)):
         _check_optimizer(index, layout.parameters(model), optimizer)
+        if algorithm.steps_at_center:
+            _check_plain(index, optimizer, algorithm)
     return layout
+
+
+def _check_plain(index: int, optimizer: Optimizer, algorithm: Algorithm) -> None:
+    """Refuse settings of an optimizer that would have no effect."""
+    settings = [group[name] for group in optimizer.param_groups for name in ("momentum", "weight_decay") if group.get(name)]
+    if type(optimizer) is not torch.optim.SGD or settings:
+        raise JoinError(
+            f"{type(algorithm).__name__} steps where the reference is, with its own lr, momentum and weight_decay; optimizer {index} only hands over the "
+            f"gradients, but is a {type(optimizer).__name__}{' with momentum or weight decay' if settings else ''}. Use torch.optim.SGD(parameters, lr), and "
+            f"give the rest to {type(algorithm).__name__}."
+        )
 
 
 def _check_optimizer(index: int, parameters: list[nn.Parameter], optimizer: Optimizer) -> None:

@@ -39,10 +39,13 @@ class Meeting:
         Numbers that are not finite are found before anything has been adopted: DivergedError.
         """
         at_once = not communicator.together and self.proposed is None
+        refused_there = communicator.refuses and self.algorithm.partial_rounds
+        if self.algorithm.fetches and communicator.fetch():
+            self._spread(WHOLE)
         if at_once:
             self._check_finite(parts, round)
         for part in parts:
-            if not at_once:
+            if not at_once and not refused_there:
                 self._check_finite([part], round)
             finish = communicator.begin((self.algorithm.propose(r)[0] for r in self._vectors(part)), part)
             if at_once:

@@ -38,16 +38,19 @@ class Center:
         algorithm.start_shared(self.shared)
         self.shared.seal()
 
-    def merge(self, mean: Tensor, count: int, part: slice = WHOLE) -> Tensor:
-        """What the algorithm makes of the mean of `count` proposals, shape (N,), or of a part of it; the last part closes the round."""
+    def merge(self, mean: Tensor, count: int, part: slice = WHOLE, size: int | None = None) -> Tensor:
+        """What the algorithm makes of the mean of `count` proposals, shape (N,), or of a part of it; the last part closes the round.
+
+        `size` is the number of all replicas, where it is not `count`.
+        """
         if not part.start:
             self._now = self.algorithm.at(self.round)
         shared = self.shared if part == WHOLE else self.shared.part(part)
-        shared.count = count
+        shared.count, shared.size = count, size or count
         merged = self._now.merge(shared, mean)
         if part.stop is None:
             self.round += 1
-        if self.algorithm.round_before_step:  # a mean of gradients does not replace the reference
+        if self.algorithm.means_gradients:  # which do not replace the reference
             return merged
         shared.reference = merged
         return shared.reference
@@ -114,19 +117,19 @@ class Replicas:
 
     def _open(self, rows: list[Tensor], common: bool, terms: dict) -> None:
         """Agree on the first reference, then let the algorithm add its vectors."""
-        early = self.algorithm.round_before_step  # all replicas stay equal: the first one is the reference
+        on_gradients, equal = self.algorithm.round_before_step, self.algorithm.means_gradients
         joining.check_delay(self.algorithm, self.communicator.delay)
-        self.center = Center(self.algorithm, rows[0] if early else rows[0].clone())
-        self.reference.copy_(self.communicator.open(self.center, rows, common or early, terms))
+        self.center = Center(self.algorithm, rows[0] if equal else rows[0].clone())  # of replicas that stay equal, the first one is the reference
+        self.reference.copy_(self.communicator.open(self.center, rows, common or on_gradients, terms))
         if self.algorithm.single and self.communicator.size > 1:
             raise ConfigError(
                 f"{type(self.algorithm).__name__} trains one replica, got {self.communicator.size}. Use one replica, or Parle or LocalSGD to couple several."
             )
         for block in self._blocks:
             block.share("reference", self.reference)
-            if common or early:
+            if common or on_gradients:
                 block.params = block.reference.expand_as(block.params)
-            if early:
+            if on_gradients:
                 block.gradient = block.params * 0
             self.algorithm.start(block)
 
@@ -329,10 +332,19 @@ class Replicas:
             return
         meeting, self._meeting = self._meeting, None
         meeting.end()
+        if self.communicator.refused:
+            self._start_again()
         if self.buffers == "average":
             buffer_policies.average(self.models, self.communicator.mean)
         members = [(replica.optimizer, replica.parameters) for replica in self._replicas]
         state_policies.apply(self.optimizer_state, members, self.communicator.mean)
+
+    def _start_again(self) -> None:
+        """Begin anew from the reference, after a proposal that was not finite."""
+        for block in self._blocks:
+            block.params = block.reference.expand_as(block.params)
+            self.algorithm.start(block)
+        state_policies.apply("reset", [(replica.optimizer, replica.parameters) for replica in self._replicas], self.communicator.mean)
 
     def _spread(self, part: slice) -> None:
         """Copy the reference to the devices that do not hold it."""
@@ -354,11 +366,12 @@ class Replicas:
         self._meet()
         self._releasing = True
         try:
-            for other in others:
+            for other in others if self.algorithm.means_gradients else ():
                 other.release()
         finally:
             self._releasing = False
             for other in others:
                 other.waiting = None
-        replica.take_gradients()
+        if self.algorithm.means_gradients:
+            replica.take_gradients()
         self._next_round()

@@ -65,11 +65,12 @@ def _means_are_right(make: Callable[[], Communicator], mine: range, exact: bool)
     center = Center(Algorithm(), torch.zeros(3))
     vectors = [torch.full((3,), (1.0, 2.0, 6.0)[number]) for number in mine]
     communicator = make()
-    communicator.open(center, vectors, common=False)
+    center.shared.reference = communicator.open(center, vectors, common=False)
+    _require(torch.allclose(center.shared.reference, torch.full((3,), 3.0)), "the first reference is not the mean of the starts 1, 2 and 6")
     _require((communicator.size, communicator.first) == (REPLICAS, mine.start), "size and first do not say which replicas are here")
     _require(torch.allclose(communicator.mean(vectors), torch.full((3,), 3.0)), "the mean of 1, 2 and 6 is not 3")
     _require(
-        torch.allclose(communicator.exchange(vectors), torch.full((3,), 3.0), atol=0 if exact else 0.1), "a round does not merge the mean of the proposals"
+        torch.allclose(communicator.exchange(vectors), torch.full((3,), 6.0), atol=0 if exact else 0.1), "a round does not add the mean of the proposals"
     )
     _require([vector.tolist() for vector in communicator.gather(vectors)] == [[1.0] * 3, [2.0] * 3, [6.0] * 3], "gather does not give all vectors in order")
     _require(communicator.of_first(vectors[0]).tolist() == [1.0] * 3, "of_first does not give the vector of the first replica")
@@ -163,11 +164,18 @@ def _bytes_are_as_stated(algorithm: Algorithm) -> None:
 def _trained(algorithm: Algorithm, steps: int, communicator: Communicator | None = None, mine: range | None = None) -> Replicas:
     """Replicas of a small regression after so many steps, always the same; all of them, or `mine` of several processes."""
     mine = range(1) if algorithm.single else mine or range(REPLICAS)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        models = [nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1)).double() for _ in range(mine.stop)][mine.start :]
-    optimizers = [torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True) for model in models]
+    models = [_network(index) for index in mine]
+    momentum = {} if algorithm.steps_at_center else {"momentum": 0.9, "nesterov": True}
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.05, **momentum) for model in models]
     return _advance(join(models, optimizers, algorithm, communicator), steps)
+
+
+def _network(index: int) -> nn.Module:
+    """A small network, of which every call with that number gives the same, in several threads too."""
+    model, generator = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1)).double(), torch.Generator().manual_seed(index)
+    for parameter in model.parameters():
+        nn.init.uniform_(parameter, -0.5, 0.5, generator=generator)
+    return model
 
 
 def _advance(replicas: Replicas, steps: int, first: int = 0) -> Replicas:

@@ -86,7 +86,8 @@ class Layout:
 class Vectors:
     """Named vectors: reading `v.x` gives the tensor, assigning `v.x = t` writes t into it, or adds it the first time.
 
-    `count` is the number of replicas whose rows these are, or of proposals in the mean which a center merges.
+    `count` is the number of replicas whose rows these are, or of proposals in the mean which a center merges, `size` that of
+    all replicas which may propose to it.
 
     >>> v = Vectors(params=torch.zeros(2, 3))
     >>> v.x = v.params                          # a copy, not the same memory
@@ -95,12 +96,13 @@ class Vectors:
     (0.0, 6.0)
     """
 
-    __slots__ = ("_sealed", "_tensors", "count")
+    __slots__ = ("_sealed", "_tensors", "count", "size")
 
     def __init__(self, count: int = 1, **tensors: Tensor):
         object.__setattr__(self, "_tensors", tensors)
         object.__setattr__(self, "_sealed", False)
         object.__setattr__(self, "count", count)
+        object.__setattr__(self, "size", count)
 
     def __getattr__(self, name: str) -> Tensor:
         try:
@@ -109,7 +111,7 @@ class Vectors:
             raise AttributeError(f"there is no vector {name!r}; there are {', '.join(self._tensors)}") from None
 
     def __setattr__(self, name: str, value: Tensor) -> None:
-        if name == "count":
+        if name in ("count", "size"):
             object.__setattr__(self, name, value)
         elif name not in self._tensors:
             if self._sealed:  # it would be missing from checkpoints

@@ -1,6 +1,7 @@
 """The catalogue of algorithms: one line each, by the name that the command line uses."""
 
 from parle.algorithms.data_parallel import DataParallel
+from parle.algorithms.easgd import EASGD
 from parle.algorithms.elastic_sgd import ElasticSGD
 from parle.algorithms.entropy_sgd import EntropySGD
 from parle.algorithms.local_sgd import LocalSGD
@@ -8,6 +9,7 @@ from parle.algorithms.parle import Parle
 from parle.algorithms.parle_dev2017 import ParleDev2017
 from parle.algorithms.parle_release2018 import ParleRelease2018
 from parle.algorithms.plain_sgd import PlainSGD
+from parle.algorithms.server_sgd import ServerSGD
 
 ALGORITHMS = {
     "parle": Parle,
@@ -16,7 +18,9 @@ ALGORITHMS = {
     "entropy-sgd": EntropySGD,
     "elastic-sgd": ElasticSGD,
     "local-sgd": LocalSGD,
+    "easgd": EASGD,
     "data-parallel": DataParallel,
+    "server-sgd": ServerSGD,
     "sgd": PlainSGD,
 }
 

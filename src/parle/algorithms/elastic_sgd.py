@@ -42,7 +42,8 @@ class ElasticSGD(Algorithm):
         return r.params
 
     def merge(self, shared, mean):  # (7b)
-        return mean if self.center == "mean" else shared.reference.lerp(mean, self.lr)
+        rate = self.lr if self.center == "moving" else 1.0
+        return shared.reference.lerp(mean, rate * (shared.count / shared.size))  # each replica has one n-th of the pull
 
     def adopt(self, r, reference):
         pass

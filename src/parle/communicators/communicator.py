@@ -24,6 +24,8 @@ class Communicator(ABC):
     center = None
     delay: int = 0  # steps that replicas take between the beginning of a round and its end
     together: bool = True  # the parts of a vector are adopted only when all of them have come
+    refuses: bool = False  # proposals that are not finite are refused where they are merged, and are nobody else's concern
+    refused: bool = False  # whether that has happened in the last round
 
     @abstractmethod
     def open(self, center, starts: Iterable[Tensor], common: bool, terms: dict | None = None) -> Tensor:
@@ -64,6 +66,10 @@ class Communicator(ABC):
         """Hold a round: the vector, shape (N,), that the center makes of the proposals."""
         return self.begin(proposals)()
 
+    def fetch(self) -> bool:
+        """Copy the reference as it is now to the center here, where another one holds it; whether that was done."""
+        return False
+
     def check_round(self) -> None:
         """Raise JoinError unless every process is about to hold this round."""
 
@@ -98,6 +104,8 @@ class Wrapped(Communicator):
     center = property(lambda self: self.inner.center)
     delay = property(lambda self: self.inner.delay)
     together = property(lambda self: self.inner.together)
+    refuses = property(lambda self: self.inner.refuses)
+    refused = property(lambda self: self.inner.refused)
 
     def open(self, center, starts: Iterable[Tensor], common: bool, terms: dict | None = None) -> Tensor:
         """Open the inner one."""
@@ -122,6 +130,10 @@ class Wrapped(Communicator):
     def cost_of_gather(self, vector: Tensor) -> int:
         """As the inner one."""
         return self.inner.cost_of_gather(vector)
+
+    def fetch(self) -> bool:
+        """As the inner one."""
+        return self.inner.fetch()
 
     def check_round(self) -> None:
         """As the inner one."""
