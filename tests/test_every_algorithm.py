@@ -10,7 +10,7 @@ from problems import advance, coupled
 import parle
 from parle import testing
 
-SHORT = {name: {"period": 3} if kind is not parle.DataParallel else {} for name, kind in parle.ALGORITHMS.items()}
+SHORT = {name: {} if kind.round_before_step else {"period": 3} for name, kind in parle.ALGORITHMS.items()}
 
 # ALGORITHMS, section 0.1: vectors kept per replica beside the optimizer's, and whether a round may close without all
 TABLE = {
@@ -20,7 +20,9 @@ TABLE = {
     "entropy-sgd": (["params", "z", "m"], True),  # its x is the reference
     "elastic-sgd": (["params"], True),
     "local-sgd": (["params"], True),
+    "easgd": (["params", "d"], True),
     "data-parallel": (["params", "gradient"], False),
+    "server-sgd": (["params", "gradient"], True),
     "sgd": (["params"], True),
 }
 

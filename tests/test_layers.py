@@ -12,13 +12,13 @@ LAYERS = {
     0: ["algorithm", "schedules", "vectors", "buffers", "errors", "optimizer_state", "random_streams", "named"],
     1: ["algorithms", "communicators"],
     2: ["replica", "joining", "meeting", "replicas"],
-    3: ["checkpoint", "metrics", "testing", "runs"],
+    3: ["checkpoint", "metrics", "testing", "runs", "servers"],
     4: ["models", "data", "training", "reports"],
     5: ["config", "launch", "together", "processes", "jobs"],
     6: ["cli", "__main__"],
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
-OPTIONAL = ["datasets", "PIL", "pyarrow", "sklearn", "mpi4py"]
+OPTIONAL = ["datasets", "PIL", "pyarrow", "sklearn", "mpi4py", "simpy", "ray"]
 FILES = [path for path in sorted(SOURCE.rglob("*.py")) if path != SOURCE / "__init__.py"]
 
 

@@ -1,12 +1,11 @@
 """Servers: special cases, equal trajectories of every kind of server, replicas that die, hang or come with nonsense."""
 
 import threading
-import time
 
 import arrivals
 import pytest
 import torch
-from problems import Vector, advance, coupled, plain_sgd, start, torch_sgd
+from problems import Vector, advance, coupled, plain_sgd, start
 
 import parle
 from parle import testing

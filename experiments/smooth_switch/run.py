@@ -87,7 +87,11 @@ def curve(task: str, data: tuple, seed: int, quorum, reduce: str, batch: int, co
     server.run(work, SECONDS, watch, EVERY)
     late = sorted(server.desk.staleness.elements())
     names = ["second", "accuracy", "test_loss", "train_loss", "gradients", "updates", "quorum"]
-    return {"curve": [dict(zip(names, record, strict=True)) for record in records], "staleness_p50": late[len(late) // 2], "real": round(time.time() - began, 1)}
+    return {
+        "curve": [dict(zip(names, record, strict=True)) for record in records],
+        "staleness_p50": late[len(late) // 2],
+        "real": round(time.time() - began, 1),
+    }
 
 
 def hybrid(step: int) -> str:

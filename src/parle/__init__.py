@@ -20,7 +20,7 @@ _HOMES = {
     "parle.communicators": ["MPI", "Communicator", "Compressed", "InProcess", "Metered", "Overlapped", "TorchDistributed"],
     "parle.errors": ["ConfigError", "DivergedError", "JoinError", "ParleError", "ReplicaLost", "SetupError"],
     "parle.replicas": ["Replicas", "join"],
-    "parle.servers": ["Clock", "Link", "Server", "Simulated"],
+    "parle.servers": ["Clock", "Link", "RayServer", "Server", "Simulated"],
     "parle.schedules": ["Ramp", "Schedule", "Scoping", "Steps"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

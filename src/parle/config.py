@@ -191,12 +191,25 @@ def settled(config: RunConfig, samples: int) -> RunConfig:
         "epochs": config.epochs or (50.0 if small else 5.0),
         "threads": config.threads or (1 if small else None),
     }
+    if kind.steps_at_center:
+        update["optimizer"] = _handing_over(config)
     config = config.model_copy(update=update)
     name = config.algorithm["name"]
     variant = next((variant for variant, its in VARIANTS.get(name, {}).items() if its is kind), None)
     algorithm = {"name": name} | ({"variant": variant} if variant else {}) | algorithm_for(config, samples // config.batch_size).settings()
     derived = [key for key in algorithm if key not in config.algorithm]
     return config.model_copy(update={"algorithm": algorithm, "derived": [*config.derived, *derived]})
+
+
+def _handing_over(config: RunConfig) -> OptimizerConfig:
+    """The optimizer of an algorithm whose center steps: it only hands the gradients over."""
+    its, name = config.optimizer, config.algorithm["name"]
+    for field in ("momentum", "weight_decay"):
+        if field in its.model_fields_set and getattr(its, field):
+            raise ConfigError(f"optimizer.{field} has no effect with {name}, which steps at the center. Use --set algorithm.{field}={getattr(its, field)}.")
+    if its.name != "sgd":
+        raise ConfigError(f"optimizer.name is {its.name}, but {name} steps at the center by itself. Leave optimizer.name away.")
+    return OptimizerConfig(lr=its.lr, momentum=0.0, nesterov=False)
 
 
 def steps_of(config: RunConfig, batches: int) -> int:

@@ -69,9 +69,7 @@ def _means_are_right(make: Callable[[], Communicator], mine: range, exact: bool)
     _require(torch.allclose(center.shared.reference, torch.full((3,), 3.0)), "the first reference is not the mean of the starts 1, 2 and 6")
     _require((communicator.size, communicator.first) == (REPLICAS, mine.start), "size and first do not say which replicas are here")
     _require(torch.allclose(communicator.mean(vectors), torch.full((3,), 3.0)), "the mean of 1, 2 and 6 is not 3")
-    _require(
-        torch.allclose(communicator.exchange(vectors), torch.full((3,), 6.0), atol=0 if exact else 0.1), "a round does not add the mean of the proposals"
-    )
+    _require(torch.allclose(communicator.exchange(vectors), torch.full((3,), 6.0), atol=0 if exact else 0.1), "a round does not add the mean of the proposals")
     _require([vector.tolist() for vector in communicator.gather(vectors)] == [[1.0] * 3, [2.0] * 3, [6.0] * 3], "gather does not give all vectors in order")
     _require(communicator.of_first(vectors[0]).tolist() == [1.0] * 3, "of_first does not give the vector of the first replica")
     _require(vectors[0][0] == (1.0, 2.0, 6.0)[mine.start], "the communicator has changed a vector that it was given")

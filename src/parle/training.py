@@ -245,6 +245,8 @@ class Training:
 
     def _optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         plan, parameters = self.plan, [p for p in model.parameters() if p.requires_grad]
+        if plan.algorithm.steps_at_center:
+            return SGD(parameters, lr=plan.lr)  # only hands over the gradients
         if plan.optimizer == "adamw":
             return AdamW(parameters, lr=plan.lr, weight_decay=plan.weight_decay)
         return SGD(parameters, lr=plan.lr, momentum=plan.momentum, nesterov=plan.nesterov, weight_decay=plan.weight_decay)

@@ -227,6 +227,20 @@ class Desk:
             self._sent[replica] = self._copy[1]
         return Answer(self._copy[1], self.updates, number=self._number[replica])
 
+    def reference(self) -> Tensor | None:
+        """A copy of the reference, if there is one yet."""
+        return None if self.center is None else self.center.shared.reference.clone()
+
+    def status(self) -> dict:
+        """What has been counted so far, as plain values; `staleness` and `quorums` say how often each number occurred."""
+        counts = {name: getattr(self, name) for name in COUNTED}
+        return counts | {
+            "quorum": self.quorum,
+            "active": sorted(self.active),
+            "staleness": dict(sorted(self.staleness.items())),
+            "quorums": dict(sorted(self.quorums.items())),
+        }
+
     def state_dict(self) -> dict:
         """What the next round depends on, for a checkpoint; proposals that wait in the buffer are not a part of it."""
         return {
@@ -234,6 +248,7 @@ class Desk:
             "round": self.center.round,
             "counts": {name: getattr(self, name) for name in COUNTED},
             "numbers": list(self._number),
+            "active": sorted(self.active),
         }
 
     def load_state_dict(self, state: dict, algorithm: Algorithm) -> None:
@@ -248,6 +263,9 @@ class Desk:
         self._clock = list(self.merged)
         self._rests_on = [self.updates] * self.rules.replicas
         self._copy = (-1, None)
+        self.active = set(state["active"])
+        if algorithm.remembers:
+            self._sent = [self.reference()] * self.rules.replicas
 
     def _give(self, replica: int, answer: Answer) -> list[int]:
         now = self._now()

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 
+from torch import Tensor
+
 from parle.errors import ConfigError, ReplicaLost, SetupError
 from parle.servers.clock import Clock, Link
 from parle.servers.desk import Answer, Desk
@@ -64,6 +66,14 @@ class Simulated(Host):
     def leave(self, replica: int) -> None:
         for released in self.desk.leave(replica):
             self._after(0.0, self._answer, released)  # not now: this is perhaps the thread of another replica
+
+    def status(self) -> dict:
+        """What the server has counted so far."""
+        return self.desk.status()
+
+    def reference(self) -> Tensor | None:
+        """The reference as it is now, shape (N,)."""
+        return self.desk.reference()
 
     def run(
         self, work: Callable[[Seat], object], seconds: float | None = None, watch: Callable[["Simulated"], bool | None] | None = None, every: float = 1.0

@@ -4,6 +4,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from torch import Tensor
+
 from parle.servers.desk import Answer, Desk
 from parle.servers.rules import Quorum, Rules
 from parle.servers.seat import Host, Seat
@@ -98,6 +100,16 @@ class Server(Host):
         if errors:
             raise errors[0]
         return results
+
+    def status(self) -> dict:
+        """What the server has counted so far."""
+        with self.lock:
+            return self.desk.status()
+
+    def reference(self) -> Tensor | None:
+        """The reference as it is now, shape (N,)."""
+        with self.lock:
+            return self.desk.reference()
 
     def _notice(self) -> None:
         """Give up replicas whose thread has died without a word, and those that hang."""
