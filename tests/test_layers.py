@@ -13,8 +13,8 @@ LAYERS = {
     1: ["algorithms", "communicators"],
     2: ["replica", "joining", "meeting", "replicas"],
     3: ["checkpoint", "metrics", "testing", "runs", "servers"],
-    4: ["models", "data", "training", "reports"],
-    5: ["config", "launch", "together", "processes", "jobs"],
+    4: ["models", "data", "training", "serving", "reports"],
+    5: ["config", "launch", "together", "processes", "jobs", "simulation"],
     6: ["cli", "__main__"],
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}

@@ -84,14 +84,11 @@ def curve(task: str, data: tuple, seed: int, quorum, reduce: str, batch: int, co
         records.append([server.now, accuracy, *losses, server.desk.received, server.desk.updates, server.desk.quorum])
 
     began = time.time()
-    server.run(work, SECONDS, watch, EVERY)
+    server.run(work, SECONDS, watch=watch, every=EVERY)
     late = sorted(server.desk.staleness.elements())
     names = ["second", "accuracy", "test_loss", "train_loss", "gradients", "updates", "quorum"]
-    return {
-        "curve": [dict(zip(names, record, strict=True)) for record in records],
-        "staleness_p50": late[len(late) // 2],
-        "real": round(time.time() - began, 1),
-    }
+    told = [dict(zip(names, record, strict=True)) for record in records]
+    return {"curve": told, "staleness_p50": late[len(late) // 2], "real": round(time.time() - began, 1)}
 
 
 def hybrid(step: int) -> str:

@@ -45,6 +45,8 @@ def train(
     batch_size: Annotated[int | None, typer.Option("-b", "--batch-size", help="Of each replica.")] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Initial rate, inner and outer.")] = None,
     seed: Annotated[int | None, typer.Option("-s", "--seed", help="Root of all random numbers.")] = None,
+    quorum: Annotated[str | None, typer.Option("--quorum", help="Train at a server that closes a round with so many: 1, n, 'ramp(1, n, every=300)'.")] = None,
+    ray: Annotated[str | None, typer.Option("--ray", metavar="ADDRESS", help="Train at a server on Ray: the address of a cluster, or `local`.")] = None,
     processes: Annotated[bool | None, typer.Option(help="Train each replica in a process of its own. Default: where that is faster.")] = None,
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, or several: cuda:0,cuda:1.")] = None,
     sets: Annotated[list[str] | None, typer.Option("--set", help="Any other setting: path=value, such as algorithm.period=10.")] = None,
@@ -62,6 +64,7 @@ def train(
     - `parle train -m lenet -d mnist -a parle -n 3 -e 5`
     - `parle train -m lenet -d mnist -n 4 --processes`
     - `torchrun --nproc-per-node 4 -m parle train -m lenet -d mnist`, and likewise `mpiexec -n 4 python -m parle train` or `srun`
+    - `parle train -a server-sgd -n 8 --quorum "ramp(1, n, every=300)"`, with `--ray local` in processes of Ray
     - `parle train -m my_nets.py:make_net -d path/to/parquet_folder --set algorithm.period=10`
     """
     options = {
@@ -75,6 +78,9 @@ def train(
         "seed": seed,
         "device": device,
         "processes": processes,
+        "communicator.quorum": _quorum(quorum),
+        "communicator.transport": "ray" if ray else None,
+        "communicator.address": ray if ray != "local" else None,
     }
     given = {path: value for path, value in options.items() if value is not None}
     if resume:
@@ -192,6 +198,54 @@ def doctor(as_json: JsonOption = False) -> None:
     tables.show("doctor", ["what", "found"], rows, texts=2)
     for extra, command in report["install"].items():
         print(f"To add what {extra} needs: {command}")
+
+
+@app.command()
+def simulate(
+    model: Annotated[str | None, typer.Option("-m", "--model", help="As in train.")] = None,
+    data: Annotated[str | None, typer.Option("-d", "--data", help="As in train.")] = None,
+    algorithm: Annotated[str, typer.Option("-a", "--algorithm", help="One of `parle list` that takes partial rounds.")] = "server-sgd",
+    replicas: Annotated[int, typer.Option("-n", "--replicas", help="How many replicas.")] = 8,
+    batch_size: Annotated[int | None, typer.Option("-b", "--batch-size", help="Of each replica.")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="The rate, constant.")] = None,
+    seed: Annotated[int, typer.Option("-s", "--seed", help="Root of all random numbers, those of the clock included.")] = 0,
+    quorum: Annotated[str | None, typer.Option("--quorum", help="Proposals that close a round: 1, n, or 'ramp(1, n, every=300)'.")] = None,
+    compute: Annotated[
+        str, typer.Option("--compute", help="Seconds of one gradient: 0.05, 'lognormal(0.05, 0.3)', '0.05; 0:0.5' or trace(file.json).")
+    ] = "0.05",
+    delay: Annotated[str | None, typer.Option("--delay", help="Seconds on top: 'half:normal(0, 0.25)', for half of the replicas, all or some.")] = None,
+    link: Annotated[str | None, typer.Option("--link", help="'latency=0.001, bandwidth=12.5e6', in seconds and bytes per second, shared.")] = None,
+    seconds: Annotated[float | None, typer.Option("--seconds", help="Virtual seconds to simulate; default: 100, unless --samples says otherwise.")] = None,
+    samples: Annotated[int | None, typer.Option("--samples", help="End when so many samples were used: the time to N samples.")] = None,
+    every: Annotated[float | None, typer.Option("--every", help="Virtual seconds between two tests; default: a fiftieth of the run.")] = None,
+    time_only: Annotated[bool, typer.Option("--time-only", help="Only count time, without gradients: thousands of replicas in seconds.")] = False,
+    sets: Annotated[list[str] | None, typer.Option("--set", help="Any other setting: path=value, such as algorithm.reduce=sum.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Study replicas at a server on a virtual clock, exactly and repeatably.
+
+    - `parle simulate -n 25 --quorum "ramp(1, n, every=300)" --delay "half:normal(0, 0.25)"`
+    - `parle simulate -m lenet -d mnist -n 25 -b 32 --lr 0.01 --quorum 1 --seconds 20`
+    - `parle simulate -n 1000 --quorum n --link "latency=0.001, bandwidth=1e9" --time-only --samples 1000000`
+    """
+    from parle import config as configuration
+    from parle import simulation
+    from parle.reports import progress, tables
+    from parle.servers import Clock, Link
+
+    options = {"schedule.drops": [], "schedule.outer_drops": [], "schedule.scoping": "off"}
+    options |= {"model.name": model, "data.name": data, "algorithm.name": algorithm, "replicas": replicas, "batch_size": batch_size}
+    options |= {"optimizer.lr": lr, "seed": seed, "communicator.quorum": _quorum(quorum)}
+    settings = configuration.load(None, tuple(sets or ()), options)
+    clock = Clock(compute, delay, Link.read(link) if link else Link(), seed=seed)
+    seconds = seconds if seconds is not None or samples is not None else 100.0
+    show, curve = progress.Display(as_json), []
+    result = simulation.simulate(settings, clock, seconds, samples, every, not time_only, show, curve.append)
+    print(json.dumps(result | {"curve": curve})) if as_json else tables.show_simulation(result, curve)
+
+
+def _quorum(text: str | None) -> int | str | None:
+    return int(text) if text and text.isdigit() else text
 
 
 def _resume(path: Path, as_json: bool) -> None:

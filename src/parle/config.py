@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from parle.errors import ConfigError, did_you_mean
 
 SMALL = 10_000  # samples; below that, the defaults are more and smaller steps
+SMOOTH_SWITCH = "ramp(1, n, every=300)"
 PAPER_DROPS = (30, 60, 90)  # data epochs after which SGD drops its rate in the Parle paper, section 4.2
 PAPER_ROUNDS_OF_BATCHES = 2  # Parle and Entropy-SGD drop theirs after 2 of their epochs, each of as many rounds as there are batches
 
@@ -83,7 +84,14 @@ class ScheduleConfig(Strict):
 class CommunicatorConfig(Strict):
     """How the proposals come together."""
 
-    transport: Literal["auto", "torch", "mpi"] = Field("auto", description="between processes; auto: mpi under mpiexec, else torch.distributed")
+    transport: Literal["auto", "torch", "mpi", "server", "ray"] = Field(
+        "auto", description="between processes; auto: a server where there is a quorum, else mpi under mpiexec, else torch.distributed"
+    )
+    quorum: int | str | None = Field(None, description="server: proposals that close a round, 1, n or ramp(1, n, every=300)")
+    count: Literal["gradients", "updates"] = Field("gradients", description="server: what the schedule of the quorum counts")
+    wait: bool = Field(True, description="server: a replica waits until its proposal is used")
+    bound: int | None = Field(None, ge=0, description="server: rounds that a replica may be ahead of the slowest one")
+    address: str | None = Field(None, description="ray: that of a cluster; default: a Ray of its own on this machine")
     ordered: bool = Field(False, description="add up in the order of the replicas: the same bits in one process and in several")
     timeout: float = Field(300.0, gt=0, description="seconds after which a process that does not answer is lost")
     codec: str | None = Field(None, description="send bf16, int8 or topk(0.01) instead of float32")
@@ -276,6 +284,23 @@ def title(config: RunConfig) -> str:
     """The algorithm with its variant, for tables."""
     variant = config.algorithm.get("variant")
     return config.algorithm["name"] + (f" ({variant})" if variant else "")
+
+
+def at_server(config: RunConfig) -> bool:
+    """Whether the replicas train at a server, each by its own clock."""
+    return config.communicator.transport in ("server", "ray") or (config.communicator.transport == "auto" and config.communicator.quorum is not None)
+
+
+def served(config: RunConfig) -> RunConfig:
+    """The configuration with a quorum, where the replicas train at a server: by default the Smooth Switch, or all for an algorithm that needs all."""
+    its, kind = config.communicator, algorithm_class(config)
+    alone = its.transport == "auto" and config.processes is None
+    if its.quorum is None and (at_server(config) or (kind.steps_at_center and alone)):
+        its = its.model_copy(update={"quorum": SMOOTH_SWITCH if kind.partial_rounds else "n"})
+        config = config.model_copy(update={"communicator": its})
+    if at_server(config) and (its.codec or its.delay or config.processes):
+        raise ConfigError("A server takes no codec, no delay and no processes. Leave them away, train without --quorum, or use --ray for several processes.")
+    return config
 
 
 def from_text(text: str) -> RunConfig:

@@ -1,5 +1,6 @@
 """From a configuration to a finished run folder, in one process or several."""
 
+import functools
 import os
 import signal
 import sys
@@ -12,6 +13,8 @@ from parle.errors import ConfigError, DivergedError, ParleError, ReplicaLost
 from parle.launch import Environment, World
 from parle.metrics import Score, score
 from parle.runs import RunFolder
+from parle.servers import Seat
+from parle.serving import Serving, carry_out
 from parle.together import Ended, Together
 from parle.training import Plan, Training
 
@@ -95,7 +98,8 @@ def train(settings: config.RunConfig, path: Path, overwrite: bool = False, resum
         if not resume:
             run.require_free(overwrite)  # before any work
         found = load_data(settings, show)
-        settings = spread(config.settled(settings, len(found.train)), len(found.train), show)
+        settings = config.served(config.settled(settings, len(found.train)))
+        settings = spread(settings, len(found.train), show)
         if settings.processes and settings.replicas > 1:
             return _train_in_processes(settings, path, overwrite, resume, show)
         return _Job(settings, path, overwrite, resume, show, world, found).result()
@@ -106,6 +110,8 @@ def spread(settings: config.RunConfig, samples: int, show: Quiet) -> config.RunC
     """The configuration with `processes` decided: one for each replica where they share several cores and have enough to do."""
     if settings.processes is not None:
         return settings
+    if config.at_server(settings):
+        return settings.model_copy(update={"processes": False})
     pays = settings.replicas > 1 and launch.cores() > 1 and samples >= config.SMALL and settings.threads is None
     pays = pays and launch.devices(settings.device)[0].type == "cpu" and hasattr(os, "fork")
     if not pays:
@@ -127,6 +133,15 @@ def _train_in_processes(settings: config.RunConfig, path: Path, overwrite: bool,
         raise ReplicaLost(f"{error} Continue from the last checkpoint with `parle resume {path}`.") from None
 
 
+def _carry_out_on_ray(text: str, seat: Seat, first: int) -> None:
+    """The work of one replica of a configuration in a process of Ray's."""
+    settings = config.from_text(text)
+    torch.set_num_threads(settings.threads or max(1, launch.cores() // settings.replicas))
+    number = seat.first
+    training = Training(plan_for(settings, load_data(settings)), mine=range(number, number + 1), joined=False)
+    carry_out(training, seat, first)
+
+
 def _child(text: str, path: str, overwrite: bool, resume: bool, show: Quiet) -> dict | None:
     world = World.read()
     return _Job(config.from_text(text), Path(path), overwrite, resume, show if world.rank == 0 else Quiet(), world).result()
@@ -146,8 +161,21 @@ class _Job:
         if world.size > 1:
             self.together.compare(config.flat(self.settings) | {"data with digest": found.digest()})
         launch.set_threads(world, self.settings.threads)
-        self.training = self.together.agree(lambda: Training(plan_for(self.settings, found, world), mine=self._mine(), joined=False))
+        plan = plan_for(self.settings, found, world)
+        if config.at_server(self.settings):
+            self.training = self._serving(plan)
+            return
+        self.training = self.together.agree(lambda: Training(plan, mine=self._mine(), joined=False))
         self.training.join(communicator)
+
+    def _serving(self, plan: Plan) -> Serving:
+        """The same plan with replicas at a server; on Ray, every task makes its own from the configuration."""
+        if self.world.size > 1:
+            raise ConfigError(f"A server starts its replicas by itself, but {self.world.launcher} has started {self.world.size} processes. Start one.")
+        server = launch.server(self.settings, self.run.checkpoints / "server")
+        if self.settings.communicator.transport != "ray":
+            return Serving(plan, server)
+        return Serving(plan, server, functools.partial(_carry_out_on_ray, config.to_yaml(self.settings)))
 
     def _for_world(self, settings: config.RunConfig) -> config.RunConfig:
         size = self.world.size
@@ -170,7 +198,7 @@ class _Job:
         """Train to the end; the summary, in the first process."""
         first, run, training = self.world.rank == 0, self.run, self.training
         if self.resume and self.together.texts("done" if run.is_done() else "")[0]:
-            training.replicas.close()
+            training.close()
             return run.result() if first else None
         if self.resume:
             self._go_back()
@@ -187,7 +215,7 @@ class _Job:
             record = self._follow()
             if first:
                 run.save_model(training.solved)
-            training.replicas.close()
+            training.close()
         except Exception as error:
             self._fail(error)
             raise
@@ -242,7 +270,7 @@ class _Job:
             self.run.write_json(self.run.status, {"state": "interrupted", "exit_code": 128 + number, "step": self.training.step})
             self.run.event("interrupted", step=self.training.step)
         self._log("interrupted", step=self.training.step)
-        self.training.replicas.close()
+        self.training.close()
         raise Ended(f"Interrupted; the checkpoint {folder} was written. Continue with `parle resume {self.run.path}`.", 128 + number, everywhere=True)
 
     def _save(self) -> None:
@@ -325,7 +353,7 @@ def summary(path: Path, settings: config.RunConfig, training: Training, record: 
         "rounds": record["round"],
         "gradient_evaluations": record["gradient_evaluations"],
         "bytes_sent_per_replica": record["bytes_sent_per_replica"],
-        "params": training.replicas.layout.size,
+        "params": training.size,
         "exit_code": 0,
     }
 

@@ -20,6 +20,7 @@ import parle
 from parle.communicators import MPI, Communicator, Compressed, InProcess, Overlapped, TorchDistributed
 from parle.config import RunConfig
 from parle.errors import ConfigError, SetupError
+from parle.servers import RayServer, Server
 
 LOOPBACK = "127.0.0.1"
 # Rank, number of processes, rank on this machine, number on this machine. torchrun comes first: it may itself be started by the others.
@@ -91,6 +92,15 @@ def communicator(world: World, settings: RunConfig) -> Communicator:
     if its.codec:
         made = Compressed(made, its.codec)
     return Overlapped(made, its.delay) if its.delay else made
+
+
+def server(settings: RunConfig, snapshots: Path) -> Server | RayServer:
+    """The configured server."""
+    its = settings.communicator
+    rules = dict(quorum=its.quorum, replicas=settings.replicas, count=its.count, wait=its.wait, bound=its.bound, timeout=its.timeout)
+    if its.transport == "ray":
+        return RayServer(address=its.address, snapshots=snapshots, **rules)
+    return Server(**rules)
 
 
 def loopback_store(port: int, timeout: float) -> torch.distributed.TCPStore:

@@ -56,10 +56,11 @@ class Training:
 
     `mine` are the numbers of the plan's replicas that this process trains, all of them where none are given. Each replica has
     its own order of the data and its own random stream, so what it does depends on nothing but the root seed, its number and
-    the rounds. Replicas on one device step in turn; several devices step at the same time.
+    the rounds. Replicas on one device step in turn; several devices step at the same time. With `apart`, other trainings are
+    carried out beside this one in the same process, and all of them draw from its random generators.
     """
 
-    def __init__(self, plan: Plan, communicator: Communicator | None = None, mine: range | None = None, joined: bool = True):
+    def __init__(self, plan: Plan, communicator: Communicator | None = None, mine: range | None = None, joined: bool = True, apart: bool = False):
         self.plan, self.step, self.seconds = plan, 0, 0.0
         self.mine = range(plan.replicas) if mine is None else mine
         places = [plan.devices[index % len(plan.devices)] for index in range(len(self.mine))]
@@ -70,7 +71,7 @@ class Training:
         models = [self._model(number, device) for number, device in numbered]
         Layout.of(models[0])  # refuses what cannot be joined, before an optimizer is made of it
         check_fits(plan.model, models[0], self.batches[0].split.take(slice(0, plan.batch_size))[0], plan.data.classes)
-        self._streams = [RandomStream(derive(plan.seed, "steps", number), device, len(self._train) == 1) for number, device in numbered]
+        self._streams = [RandomStream(derive(plan.seed, "steps", number), device, len(self._train) == 1 and not apart) for number, device in numbered]
         self._optimizers = [self._optimizer(model) for model in models]
         self._models = models
         self._teams = [[index for index, its in enumerate(places) if its == device] for device in self._train]
@@ -91,6 +92,15 @@ class Training:
     def batches_per_epoch(self) -> int:
         """Steps in one pass of a replica over its data."""
         return len(self.batches[0])
+
+    @property
+    def size(self) -> int:
+        """Numbers in the vector of a replica."""
+        return self.replicas.layout.size
+
+    def close(self) -> None:
+        """Leave the other replicas."""
+        self.replicas.close()
 
     def run(self) -> Iterator[dict | int]:
         """Train to the end of the plan. Yields the number of the step now and then, and a record for every evaluation.
@@ -265,7 +275,9 @@ class Training:
                     loss.backward()
                     optimizer.step()
                     total += loss.detach()
-            if not torch.isfinite(total):
+            if self.meter.refuses:  # then the server sees to it, and the loss is only told
+                total.nan_to_num_()
+            elif not torch.isfinite(total):
                 raise DivergedError(
                     f"The training loss of replica {self.mine[index]} is not finite between steps {self.step} and {self.step + count}. Lower --lr."
                 )

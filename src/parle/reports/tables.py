@@ -44,6 +44,27 @@ def show_result(result: dict, baseline: dict | None) -> None:
     console.print(f"{rounds}, {sent} sent by each replica, {speed:,.0f} images/s. Written to {result['run']}")
 
 
+def show_simulation(result: dict, curve: list[dict]) -> None:
+    """What a virtual clock has told: the score over virtual time, if there is one, and what the server counted."""
+    if curve:
+        chosen = curve[:: max(1, len(curve) // 10)]
+        rows = [[f"{its['second']:.4g}", its["gradients"], its["updates"], its["quorum"], f"{its['error_pct']:.2f}", f"{its['loss']:.4f}"] for its in chosen]
+        show("On the virtual clock", ["second", "gradients", "updates", "quorum", "test error %", "loss"], rows, texts=0)
+        console.print()
+    late = f"{result['staleness_p50']} / {result['staleness_p95']} / {result['staleness_max']}"
+    rows = [
+        ["gradients", f"{result['gradients']:,}"],
+        ["updates", f"{result['updates']:,}"],
+        ["virtual seconds", f"{result['seconds']:,.4g} for {result['samples']:,} samples"],
+        ["gradients per second", f"{result['throughput']:,.5g}"],
+        ["staleness, median / 95 % / most", late],
+        ["replicas wait", f"{result['waiting_share']:.1%} of the time"],
+        ["the server's port is busy", f"{result['link_use']['in']:.1%} receiving, {result['link_use']['out']:.1%} sending"],
+    ]
+    rows += [["refused, not finite", f"{result['refused']:,}"]] if result["refused"] else []
+    show(f"{result['algorithm']} x {result['replicas']}", ["", ""], rows, texts=2)
+
+
 def show_comparison(compared: dict) -> None:
     """The final figures of runs, and their errors at equal budgets."""
     columns = ["run", "algorithm", "n", "error %", "best %", "loss", "epochs", "gradients", "seconds", "sent"]

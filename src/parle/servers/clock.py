@@ -74,6 +74,18 @@ class Link:
     bandwidth: float = math.inf
     shared: bool = True
 
+    @classmethod
+    def read(cls, text: str) -> "Link":
+        """The link that `latency=0.001, bandwidth=12.5e6` describes.
+
+        >>> Link.read("bandwidth=12.5e6").latency
+        0.0
+        """
+        try:
+            return cls(**{name.strip(): float(number) for name, number in (part.split("=") for part in text.split(","))})
+        except (ValueError, TypeError):
+            raise ConfigError(f"The link is `{text}`, but it must be such as latency=0.001, bandwidth=12.5e6 (seconds, bytes per second).") from None
+
     def __post_init__(self):
         if not self.latency >= 0 or not self.bandwidth > 0:
             raise ConfigError(f"A link needs a latency from 0 on and a bandwidth above 0, got {self.latency} s and {self.bandwidth} bytes per second.")

@@ -149,18 +149,22 @@ class Desk:
     @property
     def quorum(self) -> int:
         """How many proposals close the next round."""
-        return max(1, min(len(self.active) - len(self._brought), self.rules.quorum_at(self.received, self.updates)))
+        return min(self._proposing() or self.rules.replicas, self.rules.quorum_at(self.received, self.updates))
 
     def _settle(self) -> list[int]:
         """Close the rounds whose quorum is in, and answer whoever is due."""
         released = []
-        while self._buffer and len(self._buffer) >= self.quorum:
+        while self._buffer and (len(self._buffer) >= self.quorum or not self._proposing()):
             released += self._close()
         if self._brought and self.active <= self._brought.keys():
             self._everything = Answer(all=tuple(self._brought[replica] for replica in sorted(self._brought)))
             waiting, self._brought = list(self._brought), {}
             released += [given for replica in waiting for given in self._give(replica, self._everything)]
         return released + (self._answer_due() if self._due else [])
+
+    def _proposing(self) -> int:
+        """How many replicas may still come with a proposal."""
+        return len(self.active) - len(self._brought)
 
     def _close(self) -> list[int]:
         proposals, self._buffer = sorted(self._buffer, key=_REPLICA) if len(self._buffer) > 1 else self._buffer, []
@@ -244,15 +248,17 @@ class Desk:
     def state_dict(self) -> dict:
         """What the next round depends on, for a checkpoint; proposals that wait in the buffer are not a part of it."""
         return {
-            "shared": {name: tensor.clone() for name, tensor in self.center.shared.tensors().items()},
-            "round": self.center.round,
+            "shared": {name: tensor.clone() for name, tensor in self.center.shared.tensors().items()} if self.center else {},
+            "round": self.center.round if self.center else 0,
             "counts": {name: getattr(self, name) for name in COUNTED},
             "numbers": list(self._number),
             "active": sorted(self.active),
         }
 
     def load_state_dict(self, state: dict, algorithm: Algorithm) -> None:
-        """Go on from a checkpoint."""
+        """Go on from a checkpoint, which has no vectors where nobody had begun yet."""
+        if not state["shared"]:
+            return
         self.center = Center(algorithm, state["shared"]["reference"].clone())
         for name, tensor in state["shared"].items():
             setattr(self.center.shared, name, tensor)

@@ -59,13 +59,21 @@ class Keeper:
         self.desk.end()
         self._ring(range(self.desk.rules.replicas))
 
-    async def look(self) -> tuple[dict, Tensor | None]:
-        """What the desk has counted, and the reference."""
-        return self.desk.status(), self.desk.reference()
+    async def status(self) -> dict:
+        """As `Host.status`."""
+        return self.desk.status()
+
+    async def reference(self) -> Tensor | None:
+        """As `Host.reference`."""
+        return self.desk.reference()
 
     async def state_dict(self) -> dict:
-        """The state of the desk, for a checkpoint."""
+        """As `Host.state_dict`."""
         return self.desk.state_dict()
+
+    async def load_state_dict(self, state: dict, algorithm: Algorithm) -> None:
+        """As `Host.load_state_dict`."""
+        self.desk.load_state_dict(state, algorithm)
 
     def _ring(self, released) -> None:
         for replica in released:
@@ -92,6 +100,18 @@ class RayHost(Host):
 
     def leave(self, replica: int) -> None:
         self.call("leave", replica)
+
+    def status(self) -> dict:
+        return self.call("status")
+
+    def reference(self) -> Tensor | None:
+        return self.call("reference")
+
+    def state_dict(self) -> dict:
+        return self.call("state_dict")
+
+    def load_state_dict(self, state: dict, algorithm: Algorithm) -> None:
+        self.call("load_state_dict", state, algorithm)
 
     def call(self, method: str, *arguments):
         """Call a method of the actor and wait for what it returns."""
@@ -169,18 +189,6 @@ class RayServer(RayHost):
         if len(lost) == self.rules.replicas:
             raise ReplicaLost(f"All {len(lost)} replicas were lost. Ray's log says why; the center is in {self._folder}.")
         return results
-
-    def status(self) -> dict:
-        """What the server has counted so far."""
-        return self.call("look")[0]
-
-    def reference(self) -> Tensor | None:
-        """The reference as it is now, shape (N,)."""
-        return self.call("look")[1]
-
-    def state_dict(self) -> dict:
-        """The state of the server, for a checkpoint."""
-        return self.call("state_dict")
 
     def end(self) -> None:
         """Let no replica wait any more."""

@@ -2,10 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
+from parle.algorithm import Algorithm
 from parle.communicators.communicator import WHOLE, Communicator
 from parle.communicators.in_process import add_up
 from parle.errors import ConfigError, JoinError
@@ -25,6 +27,29 @@ class Host(ABC):
     @abstractmethod
     def leave(self, replica: int) -> None:
         """A replica has finished."""
+
+    @abstractmethod
+    def status(self) -> dict:
+        """What the server has counted so far, as plain values; `staleness` and `quorums` say how often each number occurred."""
+
+    @abstractmethod
+    def reference(self) -> Tensor | None:
+        """The reference as it is now, shape (N,), if there is one yet."""
+
+    @abstractmethod
+    def state_dict(self) -> dict:
+        """What the next round depends on, for a checkpoint; proposals that wait for their round are not a part of it."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict, algorithm: Algorithm) -> None:
+        """Go on from a checkpoint, before any replica joins."""
+
+    def paused(self) -> AbstractContextManager:
+        """Inside `with`, nothing is answered, where the server can do that."""
+        return nullcontext()
+
+    def close(self) -> None:
+        """End the server."""
 
     def seat(self, replica: int) -> "Seat":
         """The communicator with which replica number `replica` joins; ConfigError where there is no such replica."""

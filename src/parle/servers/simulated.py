@@ -8,6 +8,7 @@ from queue import SimpleQueue
 
 from torch import Tensor
 
+from parle.algorithm import Algorithm
 from parle.errors import ConfigError, ReplicaLost, SetupError
 from parle.servers.clock import Clock, Link
 from parle.servers.desk import Answer, Desk
@@ -68,20 +69,30 @@ class Simulated(Host):
             self._after(0.0, self._answer, released)  # not now: this is perhaps the thread of another replica
 
     def status(self) -> dict:
-        """What the server has counted so far."""
         return self.desk.status()
 
     def reference(self) -> Tensor | None:
-        """The reference as it is now, shape (N,)."""
         return self.desk.reference()
 
-    def run(
-        self, work: Callable[[Seat], object], seconds: float | None = None, watch: Callable[["Simulated"], bool | None] | None = None, every: float = 1.0
-    ) -> list:
-        """Call `work(seat)` for every replica until all have finished or so many virtual seconds are over; what they return, in their order.
+    def state_dict(self) -> dict:
+        return self.desk.state_dict()
 
-        `watch(server)` is called every `every` virtual seconds; if it returns True, that is the end. Replicas that had not
-        finished by then return None. The first exception of one ends all and is raised.
+    def load_state_dict(self, state: dict, algorithm: Algorithm) -> None:
+        self.desk.load_state_dict(state, algorithm)
+
+    def run(
+        self,
+        work: Callable[[Seat], object],
+        seconds: float | None = None,
+        proposals: int | None = None,
+        watch: Callable[["Simulated"], object] | None = None,
+        every: float = 1.0,
+    ) -> list:
+        """Call `work(seat)` for every replica; what they return, in their order.
+
+        The end is when all have finished, when so many virtual seconds are over or so many proposals have come; replicas that
+        had not finished by then return None. `watch(server)` is called every `every` virtual seconds. The first exception of one
+        replica ends all and is raised.
         """
         results, errors, threads = [None] * self.rules.replicas, [], []
 
@@ -110,7 +121,7 @@ class Simulated(Host):
             return step
 
         try:
-            self._simulate([step_of(replica) for replica in range(self.rules.replicas)], seconds, watch, every)
+            self._simulate([step_of(replica) for replica in range(self.rules.replicas)], seconds, proposals, watch, every)
         finally:
             for answers, thread in zip(self._answers, threads, strict=True):
                 answers.put(None)
@@ -119,9 +130,7 @@ class Simulated(Host):
             raise errors[0]
         return results
 
-    def run_times(
-        self, seconds: float | None = None, proposals: int | None = None, size: int = 0, watch: Callable[["Simulated"], bool | None] | None = None
-    ) -> None:
+    def run_times(self, seconds: float | None = None, proposals: int | None = None, size: int = 0) -> None:
         """Only count, for so many virtual seconds or until so many proposals of `size` bytes have come; nothing is computed."""
         if seconds is None and proposals is None:
             raise ConfigError("run_times needs an end: give seconds or proposals.")
@@ -129,21 +138,18 @@ class Simulated(Host):
 
         def step_of(replica: int) -> Step:
             def step(_: Answer | None) -> tuple | None:
-                if proposals is not None and desk.received >= proposals:
-                    self._stop()
-                    return None
                 return "propose", desk.number_of(replica) + 1, None
 
             return step
 
         gc.freeze()  # else the collector looks through all of torch again and again, for half of the time
         try:
-            self._simulate([step_of(replica) for replica in range(self.rules.replicas)], seconds, watch, 1.0)
+            self._simulate([step_of(replica) for replica in range(self.rules.replicas)], seconds, proposals, None, 1.0)
         finally:
             gc.unfreeze()
 
-    def _simulate(self, steps: list[Step], seconds: float | None, watch: Callable | None, every: float) -> None:
-        environment = self._environment
+    def _simulate(self, steps: list[Step], seconds: float | None, proposals: int | None, watch: Callable | None, every: float) -> None:
+        environment, desk, most = self._environment, self.desk, math.inf if proposals is None else proposals
         self._steps, self._end, self._living = steps, environment.event(), len(steps)
         self._asked, self._charged = [""] * len(steps), [False] * len(steps)
         for replica in range(len(steps)):
@@ -154,7 +160,7 @@ class Simulated(Host):
             environment.process(self._patrol())
         if seconds is not None:
             self._after(seconds, self._stop)
-        while not self._end.triggered:
+        while not self._end.triggered and desk.received < most:
             if environment.peek() == math.inf:
                 raise ReplicaLost(f"No replica can go on after {self.now:g} s: each waits for others. Do all of them meet equally often outside of rounds?")
             environment.step()
@@ -222,8 +228,7 @@ class Simulated(Host):
         while True:
             times += 1
             yield self._environment.timeout(times * every - self._environment.now)
-            if watch(self):
-                self._stop()
+            watch(self)
 
     def _patrol(self) -> Iterator:
         while True:

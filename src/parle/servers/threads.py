@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from parle.algorithm import Algorithm
 from parle.servers.desk import Answer, Desk
 from parle.servers.rules import Quorum, Rules
 from parle.servers.seat import Host, Seat
@@ -102,14 +103,25 @@ class Server(Host):
         return results
 
     def status(self) -> dict:
-        """What the server has counted so far."""
         with self.lock:
             return self.desk.status()
 
     def reference(self) -> Tensor | None:
-        """The reference as it is now, shape (N,)."""
         with self.lock:
             return self.desk.reference()
+
+    def state_dict(self) -> dict:
+        with self.lock:
+            return self.desk.state_dict()
+
+    def load_state_dict(self, state: dict, algorithm: Algorithm) -> None:
+        self.desk.load_state_dict(state, algorithm)
+
+    def paused(self) -> threading.Lock:
+        return self.lock
+
+    def close(self) -> None:
+        self.end()
 
     def _notice(self) -> None:
         """Give up replicas whose thread has died without a word, and those that hang."""
