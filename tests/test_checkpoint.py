@@ -98,7 +98,8 @@ def test_resuming_at_a_drop_of_the_rate_drops_it_once(cut, tmp_path):
 @pytest.mark.parametrize("name", parle.ALGORITHMS)
 def test_every_algorithm_resumes_bit_for_bit_from_disk(name, tmp_path):
     def fresh():
-        settings = config.load(sets=(f"algorithm={name}", "optimizer.weight_decay=0.001"))
+        whose = "algorithm" if parle.ALGORITHMS[name].steps_at_center else "optimizer"
+        settings = config.load(sets=(f"algorithm={name}", f"{whose}.weight_decay=0.001"))
         found = jobs.load_data(settings)
         return Training(jobs.plan_for(config.settled(settings, len(found.train)), found))
 

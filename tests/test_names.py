@@ -61,7 +61,7 @@ def test_every_public_name_is_documented_in_one_sentence_first():
 
 
 def test_public_methods_are_documented():
-    for name in ("Replicas", "Algorithm", "Communicator", "Metered", "Scoping"):
+    for name in ("Server", "Simulated", "RayServer", "Replicas", "Algorithm", "Communicator", "Metered", "Scoping"):
         for method, member in inspect.getmembers(getattr(parle, name), inspect.isfunction):
             if not method.startswith("_"):
                 assert inspect.getdoc(member), f"{name}.{method}"

@@ -68,7 +68,11 @@ TIMES = {"constant": Constant, "normal": Normal, "lognormal": LogNormal}
 
 @dataclass(frozen=True)
 class Link:
-    """The way between a replica and the server: seconds of latency, bytes per second, and whether all share the server's port."""
+    """The way between a replica and the server: seconds of latency, bytes per second, and whether all share the server's port.
+
+    >>> Link(latency=0.01, bandwidth=12.5e6).shared
+    True
+    """
 
     latency: float = 0.0
     bandwidth: float = math.inf

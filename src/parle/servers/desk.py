@@ -128,6 +128,8 @@ class Desk:
 
     def leave(self, replica: int) -> list[int]:
         """A replica has finished, died, or is given up; what it has proposed stays."""
+        if self.over:
+            return []
         self.active.discard(replica)
         self._since.pop(replica, None)
         self._brought.pop(replica, None)

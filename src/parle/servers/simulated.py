@@ -123,6 +123,7 @@ class Simulated(Host):
         try:
             self._simulate([step_of(replica) for replica in range(self.rules.replicas)], seconds, proposals, watch, every)
         finally:
+            self.desk.end()
             for answers, thread in zip(self._answers, threads, strict=True):
                 answers.put(None)
                 thread.join()
