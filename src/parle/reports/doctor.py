@@ -11,6 +11,8 @@ import parle
 EXTRAS = {
     "data": ("scikit-learn", "pillow", "pyarrow", "datasets"),
     "mpich": ("mpi4py", "mpich"),
+    "ray": ("ray",),
+    "simulate": ("simpy",),
     "test": ("pytest", "pytest-timeout", "pytest-xdist"),
     "dev": ("ruff",),
 }
