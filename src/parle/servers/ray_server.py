@@ -5,6 +5,7 @@ import shutil
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -155,8 +156,9 @@ class RayServer(RayHost):
             _start(ray, address)
         self._folder, self._temporary = (Path(snapshots), False) if snapshots else (Path(tempfile.mkdtemp(prefix="parle-center-")), True)
         self._resources = {"num_cpus": 0, **(resources or {})}
+        own = self._folder / uuid.uuid4().hex[:8]  # another server's snapshot is never taken for this one's
         life = {"max_restarts": -1, "max_task_retries": -1, "max_concurrency": 2 * replicas + 16, "num_cpus": 0}
-        super().__init__(checked, ray.remote(Keeper).options(**life).remote(asdict(checked), str(self._folder), snapshot_every))
+        super().__init__(checked, ray.remote(Keeper).options(**life).remote(asdict(checked), str(own), snapshot_every))
 
     def run(self, work: Callable[[Seat], object], watch: Callable[["RayServer"], bool | None] | None = None) -> list:
         """Call `work(seat)` for every replica, each in a Ray task of its own; what they return, in their order, None for those that were lost.
