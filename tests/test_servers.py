@@ -1,7 +1,5 @@
 """Servers: special cases, equal trajectories of every kind of server, replicas that die, hang or come with nonsense."""
 
-import threading
-
 import arrivals
 import pytest
 import torch
@@ -60,8 +58,7 @@ def test_without_a_server_it_is_the_same_as_with_quorum_n(host):
 
 
 def test_every_algorithm_goes_at_a_server_with_quorum_n_as_in_one_process(host):
-    servers, lock = [host("n", replicas=3) for _ in range(len(parle.ALGORITHMS) + 1)], threading.Lock()
-    del lock
+    servers = [host("n", replicas=3) for _ in range(len(parle.ALGORITHMS) + 1)]
 
     def work(seat):
         mine, seats = seat.first, iter(servers[1:])
@@ -87,8 +84,9 @@ def test_threads_and_the_clock_agree_on_the_same_order_of_arrivals(algorithm, qu
     propose = simulated.desk.propose
     simulated.desk.propose = lambda replica, *rest: order.append(replica) or propose(replica, *rest)
     timed = simulated.run(arrivals.work(algorithm, 18))
-    threads = arrivals.in_order(parle.Server(quorum, replicas=3), order).run(arrivals.work(algorithm, 18))
-    assert simulated.desk.staleness == simulated.desk.staleness and len(order) == sum(simulated.desk.merged)
+    server = arrivals.in_order(parle.Server(quorum, replicas=3), order)
+    threads = server.run(arrivals.work(algorithm, 18))
+    assert simulated.desk.staleness == server.desk.staleness and len(order) == sum(simulated.desk.merged)
     for (params, reference, _), (its_params, its_reference, _) in zip(timed, threads, strict=True):
         assert torch.equal(params, its_params) and torch.equal(reference, its_reference)
 

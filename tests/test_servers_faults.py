@@ -355,3 +355,18 @@ def test_quorums_count_gradients_or_updates():
     assert [Rules(ramp, 4, count="updates").quorum_at(999, updates) for updates in (0, 10, 30)] == [1, 2, 4]
     assert Rules(lambda received: 2 + received / 1000, 4).quorum_at(500, 0) == 2
     assert Rules(9, 4).quorum_at(0, 0) == 4 and Rules("n", 4).always_all and Rules(4, 4).always_all and not Rules(3, 4).always_all
+
+
+def test_what_a_server_has_told_does_not_change_afterwards():
+    desk = desk_of(1)
+    told, state = desk.status(), desk.state_dict()
+    desk.propose(0, 1, torch.ones(2))
+    assert told["merged"] == state["counts"]["merged"] == [0, 0, 0] and desk.status()["merged"] == [1, 0, 0]
+
+
+def test_averages_over_all_replicas_are_refused_at_a_smaller_quorum():
+    def work(seat):
+        parle.join(model := Vector(start()), plain_sgd(model.parameters()), parle.LocalSGD(), seat, optimizer_state="average")
+
+    with pytest.raises(parle.ConfigError, match='optimizer_state="average" waits for all replicas'):
+        parle.Server(1, replicas=2).run(work)

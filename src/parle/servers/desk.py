@@ -1,5 +1,6 @@
 """Where proposals come in and rounds close: the bookkeeping of a server, without waiting and without a clock of its own."""
 
+import copy
 from collections import Counter
 from collections.abc import Callable
 from operator import itemgetter
@@ -239,8 +240,7 @@ class Desk:
 
     def status(self) -> dict:
         """What has been counted so far, as plain values; `staleness` and `quorums` say how often each number occurred."""
-        counts = {name: getattr(self, name) for name in COUNTED}
-        return counts | {
+        return self._counts() | {
             "quorum": self.quorum,
             "active": sorted(self.active),
             "staleness": dict(sorted(self.staleness.items())),
@@ -252,7 +252,7 @@ class Desk:
         return {
             "shared": {name: tensor.clone() for name, tensor in self.center.shared.tensors().items()} if self.center else {},
             "round": self.center.round if self.center else 0,
-            "counts": {name: getattr(self, name) for name in COUNTED},
+            "counts": self._counts(),
             "numbers": list(self._number),
             "active": sorted(self.active),
         }
@@ -274,6 +274,9 @@ class Desk:
         self.active = set(state["active"])
         if algorithm.remembers:
             self._sent = [self.reference()] * self.rules.replicas
+
+    def _counts(self) -> dict:
+        return {name: copy.copy(getattr(self, name)) for name in COUNTED}  # lists go on changing
 
     def _give(self, replica: int, answer: Answer) -> list[int]:
         now = self._now()
@@ -302,6 +305,9 @@ class Desk:
             )
         if not algorithm.partial_rounds and not self.rules.wait:
             raise ConfigError(f"{type(algorithm).__name__} needs the outcome of every round, so its replicas have to wait for it. Use wait=True.")
+        averaged = [name for name in ("buffers", "optimizer_state") if terms.get(name) == "average"]
+        if averaged and not self.rules.always_all:
+            raise ConfigError(f'{averaged[0]}="average" waits for all replicas at every round, but the quorum is {self.rules.quorum}. Use quorum n, or "keep".')
         if self._terms is None:
             self._terms = terms
         for name in self._terms.keys() | terms.keys():
