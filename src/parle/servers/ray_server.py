@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import socket
 import sys
 import tempfile
 import time
@@ -238,12 +239,21 @@ def _start(ray, address: str | None) -> None:
         paths = ray.job_config.JobConfig(_py_driver_sys_path=[path for path in sys.path if path])
         options = {"address": "local", "include_dashboard": False, "_node_ip_address": LOOPBACK, "job_config": paths}
     try:
+        if address:
+            _knock(address)
         ray.init(**options, log_to_driver=True, logging_level="error")
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = f"The Ray cluster {address} cannot be reached" if address else "Ray cannot be started"
         raise SetupError(
             f"{where}: {first_line(error)}. Start one with `ray start --head`, give its address, and its token if it asks for one (RAY_AUTH_MODE=token)."
         ) from None
+
+
+def _knock(address: str) -> None:
+    """Raise ``OSError`` at once where nothing listens at HOST:PORT: Ray itself tries for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10.0).close()
 
 
 def _ours(error) -> Exception:
