@@ -10,13 +10,15 @@ from problems import advance, coupled
 import parle
 from parle import testing
 
-SHORT = {name: {} if kind.round_before_step else {"period": 3} for name, kind in parle.ALGORITHMS.items()}
+FIXED = ("data-parallel", "server-sgd", "one-shot", "ema")  # periods that nobody chooses
+SHORT = {name: {} if name in FIXED else {"period": 3} for name in parle.ALGORITHMS}
 
 # ALGORITHMS, section 0.1: vectors kept per replica beside the optimizer's, and whether a round may close without all
 TABLE = {
     "parle": (["params", "x", "z", "m"], False),
     "parle-dev2017": (["params", "x", "z", "m"], False),
     "parle-release2018": (["params", "x", "z", "m"], False),
+    "parle-moving": (["params", "x", "z", "m"], True),
     "entropy-sgd": (["params", "z", "m"], True),  # its x is the reference
     "elastic-sgd": (["params"], True),
     "local-sgd": (["params"], True),
@@ -24,7 +26,16 @@ TABLE = {
     "data-parallel": (["params", "gradient"], False),
     "server-sgd": (["params", "gradient"], True),
     "sgd": (["params"], True),
+    "one-shot": (["params"], True),
+    "slowmo": (["params"], True),
+    "bmuf": (["params"], True),
+    "diloco": (["params"], True),
+    "streaming-diloco": (["params"], False),
+    "lookahead": (["params"], True),
+    "ema": (["params", "average"], True),
+    "swa": (["params", "average"], True),
 }
+SHARED = {"slowmo": "u", "bmuf": "d", "diloco": "v", "streaming-diloco": "v"}  # kept once, beside the reference
 
 
 @pytest.fixture(params=parle.ALGORITHMS)
@@ -41,6 +52,7 @@ def test_it_passes_the_checks_with_schedules(name):
     fields = {field.name: field for field in dataclasses.fields(kind)}
     scheduled = {key: parle.Scoping(f.default, batches=5, floor=f.metadata["clip"]) for key, f in fields.items() if f.metadata.get("clip")}
     scheduled |= {key: parle.Steps(0.05, at=(2,), factor=2.0) for key, f in fields.items() if f.metadata.get("rate")}
+    scheduled |= {key: parle.Harmonic(2) for key, f in fields.items() if f.metadata.get("tail")}
     testing.check_algorithm(kind(**SHORT[name], **scheduled))
 
 
@@ -49,7 +61,7 @@ def test_it_keeps_the_vectors_that_the_table_lists_and_no_more(name):
     vectors, partial = TABLE[name]
     replicas = coupled(kind(), replicas=1 if kind.single else 3)
     assert replicas.names() == vectors
-    assert list(replicas.center.shared.tensors()) == ["reference"]
+    assert list(replicas.center.shared.tensors()) == ["reference", *SHARED.get(name, "")]
     assert kind.partial_rounds is partial
 
 
@@ -60,7 +72,7 @@ def test_replicas_that_adopt_the_reference_agree_after_a_round():
 
 
 def test_replicas_gather_around_their_reference_as_the_springs_tighten(name):
-    if name not in ("parle", "parle-dev2017", "parle-release2018", "elastic-sgd"):
+    if name not in ("parle", "parle-dev2017", "parle-release2018", "parle-moving", "elastic-sgd"):
         pytest.skip("has no springs between replicas")
     kind = parle.ALGORITHMS[name]
     spread = {}

@@ -11,7 +11,7 @@ SOURCE = Path(parle.__file__).parent
 LAYERS = {
     0: ["algorithm", "schedules", "vectors", "buffers", "errors", "optimizer_state", "random_streams", "named"],
     1: ["algorithms", "communicators"],
-    2: ["replica", "joining", "meeting", "replicas"],
+    2: ["replica", "joining", "meeting", "pace", "replicas"],
     3: ["checkpoint", "metrics", "testing", "runs", "servers"],
     4: ["models", "data", "training", "serving", "reports"],
     5: ["config", "launch", "together", "processes", "jobs", "simulation"],

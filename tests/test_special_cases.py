@@ -122,3 +122,64 @@ def test_the_two_readings_of_parle_differ():
     paper = advance(coupled(parle.Parle(**settings)), 100).solution_vector()
     development = advance(coupled(parle.ParleDev2017(**settings)), 100).solution_vector()
     assert (paper - development).abs().max() > 1e-3
+
+
+def same(ours, other, own_starts=False, replicas=3, steps=60, optimizer=torch_sgd):
+    """Two algorithms move the replicas and the reference alike."""
+    a, b = (advance(coupled(its, replicas=replicas, own_starts=own_starts, optimizer=optimizer), steps) for its in (ours, other))
+    torch.testing.assert_close(a.params, b.params, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(a.reference, b.reference, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        parle.DiLoCo(period=5, lr=1.0, momentum=0.0),
+        parle.StreamingDiLoCo(period=5, fragments=1, lr=1.0, momentum=0.0),
+        parle.SlowMo(period=5, alpha=1.0, momentum=0.0, lr=0.03),
+        parle.BMUF(period=5, momentum=0.0, rate=1.0),
+        parle.BMUF(period=5, momentum=0.0, rate=1.0, nesterov=True),
+        parle.LocalSGD(period=parle.Switch(1, 5, at=0)),
+        parle.LocalSGD(period=(5, 5, 5)),
+        parle.LocalSGD(period=(5, 5, 5), weigh="steps"),
+        parle.LocalSGD(period=(5, 5, 5), weigh="replicas"),
+        parle.LocalSGD(period=parle.QSR(5, alpha=0.0)),
+    ],
+    ids=repr,
+)
+def test_what_is_local_sgd_in_another_name_is_local_sgd(algorithm):
+    same(algorithm, parle.LocalSGD(period=5))
+
+
+def test_one_shot_averaging_is_local_sgd_of_one_round():
+    a, b = advance(coupled(parle.OneShot()), 20), advance(coupled(parle.LocalSGD(period=20)), 20)
+    a.finish()
+    torch.testing.assert_close(a.reference, b.reference, rtol=1e-12, atol=1e-13)
+
+
+def test_one_fragment_is_diloco():
+    same(parle.StreamingDiLoCo(period=5, fragments=1), parle.DiLoCo(period=5))
+
+
+def test_slowmo_is_classical_bmuf_at_a_constant_rate():
+    same(parle.SlowMo(period=5, alpha=0.7, momentum=0.6, lr=0.03), parle.BMUF(period=5, rate=0.7, momentum=0.6))
+
+
+def test_diloco_trains_where_the_blocks_of_nesterov_bmuf_start():
+    same(parle.DiLoCo(period=5, lr=0.7, momentum=0.6), parle.BMUF(period=5, rate=0.7, momentum=0.6, nesterov=True))
+
+
+def test_lookahead_is_slowmo_and_entropy_sgd_of_one_replica():
+    lookahead = parle.Lookahead(period=5, alpha=0.4)
+    same(lookahead, parle.SlowMo(period=5, alpha=0.4, momentum=0.0, lr=0.03), replicas=1)
+    same(lookahead, parle.EntropySGD(period=5, gamma=math.inf, alpha=0.0, lr=0.4, momentum=0.0), replicas=1)
+    same(parle.Lookahead(period=5, alpha=1.0), parle.LocalSGD(period=5), replicas=1)
+
+
+def test_parle_with_the_whole_pull_is_parle():
+    same(parle.ParleMoving(period=5, pull=1.0), parle.Parle(period=5))
+
+
+def test_averages_without_memory_are_the_plain_optimizer():
+    for algorithm in (parle.EMA(decay=0.0), parle.SWA(period=1, weight=1.0)):
+        torch.testing.assert_close(advance(coupled(algorithm, replicas=1), 40).solution_vector(), plain(40), rtol=1e-12, atol=1e-13)

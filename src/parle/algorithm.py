@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from parle import schedules
 from parle.errors import ConfigError, did_you_mean
-from parle.schedules import Schedule
+from parle.schedules import Adaptive, Schedule, Seconds, Seen
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,14 +25,23 @@ if TYPE_CHECKING:
     from parle.vectors import Vectors
 
 
-def setting(default, meaning: str, *, above=None, at_least=None, below=None, whole=False, choices=None, clip=None, rate=False):
+def setting(default, meaning: str, *, above=None, at_least=None, below=None, whole=False, choices=None, clip=None, rate=None, tail=None, each=False):
     """A hyper-parameter of an algorithm: its default, its meaning for `parle explain`, and the values that it may take.
 
-    `clip` is the value at which the paper's scoping stops; `rate` says that the paper ties it to the learning rate.
-    Both tell the command line which schedule to give it where the user gives none.
+    `clip` is the value at which the paper's scoping stops; `rate` says that the paper ties it to the learning rate, of the
+    `outer` steps or the `inner` ones; `tail` is the part of a run after which a running mean begins. They tell the command line
+    which schedule to give it where the user gives none. With `each`, it may be a tuple of one value per replica, or a time.
     """
-    limits = dict(above=above, at_least=at_least, below=below, whole=whole, choices=choices, clip=clip, rate=rate)
+    limits = dict(above=above, at_least=at_least, below=below, whole=whole, choices=choices, clip=clip, rate=rate, tail=tail, each=each)
     return dataclasses.field(default=default, metadata={"meaning": meaning, **limits})
+
+
+def steps_between(default, meaning: str):
+    """The period of an algorithm: a number of steps, a schedule, a tuple of numbers (one for each replica), or `Seconds`."""
+    return setting(default, meaning, at_least=1, whole=True, each=True)
+
+
+Period = int | tuple[int, ...] | Schedule | Seconds
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,7 @@ class Algorithm:
     vector of that name, or adds it in `start` and `start_shared`.
     """
 
-    period: int | Schedule = setting(1, "steps between two rounds", at_least=1, whole=True)
+    period: Period = steps_between(1, "steps between two rounds")
 
     paper: ClassVar[str] = ""
     special_cases: ClassVar[tuple[str, ...]] = ()
@@ -56,6 +65,7 @@ class Algorithm:
     elementwise: ClassVar[bool] = False  # every number of a verb's result depends only on the numbers at its place
     proposes_points: ClassVar[bool] = False  # proposals are points near the reference, not changes
     fixed_inner_rate: ClassVar[bool] = False  # in the paper, the inner rate keeps its initial value and only the outer one drops
+    inner_optimizer: ClassVar[str] = "sgd"  # that of the paper
 
     def start(self, r: Vectors) -> None:
         """Add the replicas' own vectors, shape (replicas, N)."""
@@ -107,6 +117,14 @@ class Algorithm:
         """Whether a round forms a mean gradient, with which every replica then takes the same step."""
         return self.round_before_step and not self.steps_at_center
 
+    def fragment(self, round: int, size: int) -> slice:
+        """The part of the vector, of `size` numbers, that is exchanged in that round."""
+        return slice(None)
+
+    def publish(self, shared: Vectors) -> Tensor | None:
+        """The vector to evaluate and ship, shape (N,), where it is made of what exists once; None where `solution` makes it."""
+        return None
+
     def solution(self, r: Vectors) -> Tensor:
         """The vector to evaluate and ship, shape (N,), or each replica's share in it, (replicas, N), to be averaged."""
         return r.reference
@@ -115,9 +133,33 @@ class Algorithm:
         """A warning about these numbers and those of the inner optimizer, where the mathematics gives one."""
         return None
 
-    def at(self, round: int) -> Algorithm:
-        """This algorithm with every schedule replaced by its number in that round."""
-        moving = {f: getattr(self, f.name)(round) for f in dataclasses.fields(self) if callable(getattr(self, f.name))}
+    def promised_period(self, steps: int, replicas: int) -> float | None:
+        """The largest period for which the theory promises that a run of so many steps gains by its replicas, where there is one."""
+        return None
+
+    @property
+    def family(self) -> str | None:
+        """How proposals are merged, as text: replicas of one family may meet at one server, each with an algorithm of its own."""
+        return None
+
+    def steps_of(self, replica: int) -> int:
+        """Steps that a replica takes between two rounds; of a period by time, the least."""
+        return 1 if isinstance(self.period, Seconds) else self.period[replica] if isinstance(self.period, tuple) else self.period
+
+    @property
+    def mean_period(self) -> float:
+        """Steps between two rounds, of all replicas on the average."""
+        return sum(self.period) / len(self.period) if isinstance(self.period, tuple) else self.steps_of(0)
+
+    @property
+    def watched(self) -> list[Adaptive]:
+        """The schedules that follow what the replicas see."""
+        return [value for f in dataclasses.fields(self) if isinstance(value := getattr(self, f.name), Adaptive)]
+
+    def at(self, round: int, seen: Seen | None = None) -> Algorithm:
+        """This algorithm with every schedule replaced by its number in that round, after the replicas have `seen` the one before."""
+        values = {f: getattr(self, f.name) for f in dataclasses.fields(self)}
+        moving = {f: value(round, seen) if isinstance(value, Adaptive) else value(round) for f, value in values.items() if callable(value)}
         if not moving:
             return self
         moving = {f.name: int(value) if f.metadata.get("whole") and value == value // 1 else value for f, value in moving.items()}
@@ -129,7 +171,7 @@ class Algorithm:
     def settings(self) -> dict:
         """The hyper-parameters as plain values, schedules as text: what a configuration file holds."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {name: str(value) if callable(value) else value for name, value in values.items()}
+        return {name: list(value) if isinstance(value, tuple) else str(value) if _moves(value) else value for name, value in values.items()}
 
     @classmethod
     def from_settings(cls, values: dict) -> Algorithm:
@@ -141,9 +183,13 @@ class Algorithm:
 
     def __post_init__(self):
         for f in dataclasses.fields(self):
-            value = getattr(self, f.name)
-            if not callable(value):
-                check(f"{type(self).__name__}.{f.name}", value, f.metadata)
+            value, each = getattr(self, f.name), f.metadata.get("each")
+            if each and isinstance(value, (list, tuple)) and value:
+                object.__setattr__(self, f.name, tuple(value))
+            elif callable(value) or (each and isinstance(value, Seconds)):
+                continue
+            for its in value if isinstance(value, (list, tuple)) and each and value else (value,):
+                check(f"{type(self).__name__}.{f.name}", its, f.metadata)
 
 
 def check(name: str, value, limits) -> None:
@@ -160,6 +206,10 @@ def check(name: str, value, limits) -> None:
     for word, holds in bounds:
         if limits.get(word) is not None and not holds(limits[word]):
             raise ConfigError(f"{name} must be {kind} {word.replace('_', ' ')} {limits[word]}, got {value}. {cure}")
+
+
+def _moves(value) -> bool:
+    return callable(value) or isinstance(value, Seconds)
 
 
 def _plain(value, field: dataclasses.Field):

@@ -76,8 +76,18 @@ def check_delay(algorithm: Algorithm, delay: int) -> None:
     name = type(algorithm).__name__
     if type(algorithm).adopt_late is Algorithm.adopt_late:
         raise ConfigError(f"{name} has no delayed form, so its rounds cannot overlap with steps. Use LocalSGD, or a communicator without Overlapped.")
-    if delay > algorithm.at(0).period:
-        raise ConfigError(f"A delay of {delay} steps does not end before the next round, {algorithm.at(0).period} steps later. Use a delay up to the period.")
+    period = algorithm.at(0).period
+    if not isinstance(period, int):
+        raise ConfigError(f"Rounds that overlap with {delay} steps need a period that is one number, got {period}. Give all replicas the same period.")
+    if delay > period:
+        raise ConfigError(f"A delay of {delay} steps does not end before the next round, {period} steps later. Use a delay up to the period.")
+
+
+def check_periods(algorithm: Algorithm, size: int) -> None:
+    """Raise ConfigError where replicas have periods of their own, but not one each."""
+    period = algorithm.at(0).period
+    if isinstance(period, tuple) and len(period) != size:
+        raise ConfigError(f"period has {len(period)} numbers, {period}, for {size} replicas. Give one number for each replica, or one for all.")
 
 
 def terms(model: nn.Module, layout: Layout, algorithm: Algorithm, **policies: str) -> dict:
@@ -96,7 +106,7 @@ def terms(model: nn.Module, layout: Layout, algorithm: Algorithm, **policies: st
             if name not in layout.names:
                 digest.update(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         agreed["frozen parameters with digest"] = digest.hexdigest()[:16]
-    return agreed | policies
+    return agreed | policies | ({"family": algorithm.family} if algorithm.family else {})
 
 
 def _described(schedule) -> str:

@@ -7,19 +7,20 @@ from torch import Tensor
 
 from parle.algorithm import Algorithm
 from parle.communicators import Communicator
-from parle.communicators.communicator import WHOLE
 from parle.replica import Replica
+from parle.vectors import WHOLE, Part
 
 LONG = 2**21  # numbers of a vector that no longer fit a cache several times
 PART = 2**18  # numbers of a long vector that the verbs see at a time, so that what they make of them stays in the cache
 
 
-def parts_of(size: int, device: torch.device, algorithm: Algorithm) -> list[slice]:
+def parts_of(size: int, device: torch.device, algorithm: Algorithm) -> list[Part]:
     """The parts of a vector in which a round is held: one, unless it is long, lies on a processor and the verbs are elementwise."""
     if size < LONG or device.type != "cpu" or not algorithm.elementwise:
         return [WHOLE]
     begins = range(0, size - PART, PART)
-    return [*(slice(begin, begin + PART) for begin in begins), slice(begins[-1] + PART, None)]
+    places = [*(slice(begin, begin + PART) for begin in begins), slice(begins[-1] + PART, None)]
+    return [Part(place, place is places[0], place is places[-1]) for place in places]
 
 
 class Meeting:
@@ -28,12 +29,12 @@ class Meeting:
     `spread` copies a part of the reference to the devices that do not hold it.
     """
 
-    def __init__(self, algorithm: Algorithm, replicas: list[Replica], late: bool, spread: Callable[[slice], None]):
+    def __init__(self, algorithm: Algorithm, replicas: list[Replica], late: bool, spread: Callable[[Part], None]):
         self.algorithm, self.replicas, self._spread = algorithm, replicas, spread
         self.proposed = torch.cat([replica.r.params.to(replicas[0].r.params.device) for replica in replicas]) if late else None
-        self._begun: list[tuple[slice, Callable[[], Tensor]]] = []
+        self._begun: list[tuple[Part, Callable[[], Tensor]]] = []
 
-    def begin(self, communicator: Communicator, parts: list[slice], round: int) -> "Meeting":
+    def begin(self, communicator: Communicator, parts: list[Part], round: int) -> "Meeting":
         """Propose; where nobody can be lost on the way, every part is adopted before the next one is proposed.
 
         Numbers that are not finite are found before anything has been adopted: DivergedError.
@@ -54,11 +55,11 @@ class Meeting:
                 self._begun.append((part, finish))
         return self
 
-    def _check_finite(self, parts: list[slice], round: int) -> None:
+    def _check_finite(self, parts: list[Part], round: int) -> None:
         for part in parts:
             for replica in self.replicas:
                 vector = replica.r.gradient if self.algorithm.round_before_step else replica.r.params
-                replica.check_finite(vector[:, part], round)
+                replica.check_finite(vector[:, part.place], round)
 
     def end(self) -> None:
         """Wait for the mean, merge and adopt."""
@@ -70,22 +71,23 @@ class Meeting:
         """What has been merged, when it has come, and where the replicas were when they proposed."""
         merged = [finish() for _, finish in self._begun]
         self._begun = [(part, lambda its=its: its) for (part, _), its in zip(self._begun, merged, strict=True)]
-        return {"merged": torch.cat(merged), "proposed": self.proposed}
+        first, length = self._begun[0][0].place.start or 0, sum(its.numel() for its in merged)
+        return {"merged": torch.cat(merged), "proposed": self.proposed, "place": [first, first + length]}
 
     def load_state_dict(self, state: dict) -> "Meeting":
         """Go on from there."""
         self.proposed.copy_(state["proposed"])
-        self._begun = [(WHOLE, lambda: state["merged"])]
+        self._begun = [(Part(slice(*state["place"])), lambda: state["merged"])]
         return self
 
-    def _vectors(self, part: slice) -> list:
+    def _vectors(self, part: Part) -> list:
         return [replica.r if part is WHOLE else replica.r.part(part) for replica in self.replicas]
 
-    def _adopt(self, part: slice, merged: Tensor) -> None:
+    def _adopt(self, part: Part, merged: Tensor) -> None:
         self._spread(part)
         for row, r in enumerate(self._vectors(part)):
             its = merged.to(r.params.device)
             if self.proposed is None:
                 self.algorithm.adopt(r, its)
             else:
-                self.algorithm.adopt_late(r, its, self.proposed[row : row + 1, part].to(r.params.device))
+                self.algorithm.adopt_late(r, its, self.proposed[row : row + 1, part.place].to(r.params.device))

@@ -19,11 +19,11 @@ from parle import joining
 from parle import optimizer_state as state_policies
 from parle.algorithm import Algorithm
 from parle.communicators import Communicator, InProcess
-from parle.communicators.communicator import WHOLE
 from parle.errors import ConfigError, JoinError
 from parle.meeting import Meeting, parts_of
+from parle.pace import Pace
 from parle.replica import Replica
-from parle.vectors import Vectors
+from parle.vectors import WHOLE, Part, Vectors
 
 AHEAD = 8  # steps that a replica may take beyond its period: a GradScaler passes over a step of one replica now and then
 
@@ -38,17 +38,17 @@ class Center:
         algorithm.start_shared(self.shared)
         self.shared.seal()
 
-    def merge(self, mean: Tensor, count: int, part: slice = WHOLE, size: int | None = None) -> Tensor:
-        """What the algorithm makes of the mean of `count` proposals, shape (N,), or of a part of it; the last part closes the round.
+    def merge(self, mean: Tensor, count: int, part: Part = WHOLE, size: int | None = None) -> Tensor:
+        """What the algorithm makes of the mean of `count` proposals, shape (N,), or of a part of it; the last one closes the round.
 
         `size` is the number of all replicas, where it is not `count`.
         """
-        if not part.start:
+        if part.first:
             self._now = self.algorithm.at(self.round)
-        shared = self.shared if part == WHOLE else self.shared.part(part)
+        shared = self.shared if part is WHOLE else self.shared.part(part)
         shared.count, shared.size = count, size or count
         merged = self._now.merge(shared, mean)
-        if part.stop is None:
+        if part.last:
             self.round += 1
         if self.algorithm.means_gradients:  # which do not replace the reference
             return merged
@@ -109,11 +109,13 @@ class Replicas:
         if start == "common" and communicator.size > len(models):
             joining.share_untrained(models, self.layout, communicator)
         self._parts = parts_of(self.layout.size, self.reference.device, algorithm)
-        self._replicas = []
+        self._in_part = False  # whether the last round exchanged a fragment only
+        self._replicas: list[Replica] = []
         for index, (model, optimizer, (block, row)) in enumerate(zip(models, optimizers, places, strict=True), communicator.first):
             replica = Replica(index, model, optimizer, self.layout, self._blocks[block].row(row))
             replica.hook(self._before, self._after)
             self._replicas.append(replica)
+        self._pace = Pace(algorithm, self._replicas, communicator)
 
     def _open(self, rows: list[Tensor], common: bool, terms: dict) -> None:
         """Agree on the first reference, then let the algorithm add its vectors."""
@@ -121,6 +123,7 @@ class Replicas:
         joining.check_delay(self.algorithm, self.communicator.delay)
         self.center = Center(self.algorithm, rows[0] if equal else rows[0].clone())  # of replicas that stay equal, the first one is the reference
         self.reference.copy_(self.communicator.open(self.center, rows, common or on_gradients, terms))
+        joining.check_periods(self.algorithm, self.communicator.size)
         if self.algorithm.single and self.communicator.size > 1:
             raise ConfigError(
                 f"{type(self.algorithm).__name__} trains one replica, got {self.communicator.size}. Use one replica, or Parle or LocalSGD to couple several."
@@ -145,8 +148,22 @@ class Replicas:
 
     @property
     def steps_to_round(self) -> int:
-        """Steps until the next round, for the replica that has most of them to take."""
-        return self._now.period - min(replica.steps for replica in self._replicas)
+        """Steps until the next round, for the replica that has most of them to take; at least one where the period goes by time."""
+        return self._pace.to_round(self._now)
+
+    @property
+    def mean_steps(self) -> float:
+        """Steps of a replica up to the last round, the mean of all replicas."""
+        return self._pace.mean_steps
+
+    def steps_of(self, row: int) -> int:
+        """Steps that the local replica of that row still has to take until the next round; at least one where the period goes by time."""
+        replica = self._replicas[row]
+        return self._now.steps_of(replica.index) - (0 if self._pace.timed else replica.steps)
+
+    def report(self, loss: Tensor | float, row: int = 0) -> None:
+        """Tell the training loss of a step of a local replica, which periods such as `AdaComm` follow."""
+        self._pace.report(loss, row)
 
     @property
     def models(self) -> list[nn.Module]:
@@ -172,11 +189,20 @@ class Replicas:
         """Hold one last round, if any replica has stepped since the last one. Every process has to call it."""
         self._refuse_while_waiting("finish()")
         self._end_meeting()
-        if self.communicator.ready_to_finish(any(replica.steps for replica in self._replicas)):
-            self._hold_round(late=False)
+        if self._pace.timed and not self.communicator.apart:
+            everybody = False
+            while not everybody:  # others may have steps to take, and rounds to hold
+                everybody = self._pace.take_stock(self._now, ends=True)
+                if self._pace.stepped:
+                    self._hold_round(late=False)
+        elif self.communicator.ready_to_finish(self._in_part or any(replica.steps for replica in self._replicas)):
+            self._pace.take_stock(self._now, ends=True)
+            self._hold_round(late=False, whole=True)
 
     def solution_vector(self) -> Tensor:
         """The vector to evaluate and ship, shape (N,). Every process has to call it."""
+        if (published := self._now.publish(self.center.shared)) is not None:
+            return published
         shares = [self._now.solution(replica.r) for replica in self._replicas]
         return shares[0] if shares[0].dim() == 1 else self.communicator.mean([share[0] for share in shares])
 
@@ -225,6 +251,8 @@ class Replicas:
             "vectors": {name: self.vector(name).detach().clone() for name in self.names()},
             "shared": {name: tensor.detach().clone() for name, tensor in self.center.shared.tensors().items()},
             "meeting": meeting,
+            "in_part": self._in_part,
+            "pace": self._pace.state_dict(),
             "communicator": self.communicator.state_dict(),
         }
 
@@ -247,7 +275,9 @@ class Replicas:
             replica.steps, replica.waiting = state["steps"][row], None
             for name, tensor in state["vectors"].items():
                 setattr(replica.r, name, tensor[row : row + 1])
-        self._now = self.algorithm.at(self.round)
+        self._in_part = state["in_part"]
+        self._pace.load_state_dict(state["pace"])
+        self._now = self.algorithm.at(self.round, self._pace.seen)
         self.communicator.load_state_dict(state["communicator"])
         if state["meeting"]:
             self._meeting = Meeting(self.algorithm.at(self.round - 1), self._replicas, True, self._spread).load_state_dict(state["meeting"])
@@ -280,7 +310,7 @@ class Replicas:
         replica.check_in_place()
         if self._showing:
             raise JoinError("optimizer.step() was called inside `with replicas.solution()`, whose end would undo it. Step outside.")
-        if replica.waiting or replica.steps >= self._now.period + AHEAD:
+        if replica.waiting or (not self._pace.timed and replica.steps >= self._now.steps_of(replica.index) + AHEAD):
             raise JoinError(
                 f"Replica {replica.index} steps again in round {self.round}, but others are behind: the replicas have taken "
                 f"{[other.steps + bool(other.waiting) for other in self._replicas]} steps of {self._now.period}. Step all replicas equally often between "
@@ -303,25 +333,31 @@ class Replicas:
             replica.steps += 1
             if self._meeting and all(other.steps >= self.communicator.delay for other in self._replicas):
                 self._end_meeting()
-            if all(other.steps >= self._now.period for other in self._replicas):
+            if self._pace.is_due(self._now):
+                self._pace.take_stock(self._now)
                 self._hold_round(late=self.communicator.delay > 0)
 
     # Every round
 
     @torch.no_grad()
-    def _hold_round(self, late: bool) -> None:
+    def _hold_round(self, late: bool, whole: bool = False) -> None:
         joining.check_delay(self._now, self.communicator.delay)
-        self._meet(late)
-        for replica in self._replicas:
-            replica.steps = max(0, replica.steps - self._now.period)
+        self._meet(late, whole)
+        self._pace.begin_round(self._now)
         self._next_round()
 
-    def _meet(self, late: bool = False) -> None:
-        """Propose, exchange, adopt, and carry out the policies of a round; all but the first some steps later, if `late`."""
-        self._following = self.algorithm.at(self.round + 1)  # refused values are found before anything has changed
+    def _meet(self, late: bool = False, whole: bool = False) -> None:
+        """Propose, exchange, adopt, and carry out the policies of a round; all but the first some steps later, if `late`.
+
+        Of an algorithm that exchanges fragments, the round is one of the `whole` vector if asked for.
+        """
+        self._following = self.algorithm.at(self.round + 1, self._pace.seen)  # refused values are found before anything has changed
         for replica in self._replicas:
             replica.check_layers()
-        self._meeting = Meeting(self._now, self._replicas, late, self._spread).begin(self.communicator, self._parts, self.round)
+        place = self._now.fragment(self.round, self.layout.size)
+        self._in_part = place != WHOLE.place and not whole
+        parts = [Part(place)] if self._in_part else self._parts
+        self._meeting = Meeting(self._now, self._replicas, late, self._spread).begin(self.communicator, parts, self.round)
         if not late:
             self._end_meeting()
 
@@ -346,11 +382,11 @@ class Replicas:
             self.algorithm.start(block)
         state_policies.apply("reset", [(replica.optimizer, replica.parameters) for replica in self._replicas], self.communicator.mean)
 
-    def _spread(self, part: slice) -> None:
+    def _spread(self, part: Part) -> None:
         """Copy the reference to the devices that do not hold it."""
         for block in self._blocks:
             if block.reference is not self.reference:
-                block.reference[part].copy_(self.reference[part])
+                block.reference[part.place].copy_(self.reference[part.place])
 
     def _next_round(self) -> None:
         self.round += 1

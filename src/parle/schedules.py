@@ -1,7 +1,8 @@
 """Numbers that change with the round: any hyper-parameter of an algorithm may be one.
 
-A schedule is a pure function of the round (the first round has number 0), so nothing has to be saved to resume it.
-Its text form, such as `scoping(100.0, batches=469, floor=1.0)`, is what files and the command line use.
+A schedule is a pure function of the round (the first round has number 0), so nothing has to be saved to resume it; one that
+adapts is a function of what all replicas have `Seen` as well. Its text form, such as `scoping(100.0, batches=469, floor=1.0)`,
+is what files and the command line use.
 """
 
 import ast
@@ -12,16 +13,38 @@ from dataclasses import dataclass
 from parle.errors import ConfigError, did_you_mean
 
 
-class Schedule:
-    """A function of the round; subclasses are frozen dataclasses that define `__call__`."""
-
-    def __call__(self, round: int) -> float:
-        raise NotImplementedError
+class _Written:
+    """Written as its name with its settings in parentheses."""
 
     def __str__(self) -> str:
         first, *rest = dataclasses.fields(self)
         settings = "".join(f", {f.name}={_text(getattr(self, f.name))}" for f in rest)
         return f"{type(self).__name__.lower()}({_text(getattr(self, first.name))}{settings})"
+
+
+class Schedule(_Written):
+    """A function of the round; subclasses are frozen dataclasses that define `__call__`."""
+
+    def __call__(self, round: int) -> float:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What all replicas know after a round: the inner rate, and their mean training loss in that round and in the first one."""
+
+    lr: float
+    loss: float = math.nan
+    first_loss: float = math.nan
+
+
+class Adaptive(Schedule):
+    """A schedule that follows what the replicas have seen; before the first round has ended they have seen nothing."""
+
+    needs_loss = False
+
+    def __call__(self, round: int, seen: Seen | None = None) -> float:
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -97,10 +120,145 @@ class Ramp(Schedule):
         return min(self.start + moved, self.stop) if self.stop >= self.start else max(self.start - moved, self.stop)
 
 
-SCHEDULES = {kind.__name__.lower(): kind for kind in (Scoping, Steps, Ramp)}
+@dataclass(frozen=True)
+class Switch(Schedule):
+    """One value before a round and another one from it on: `Switch(1, 16, at=3000)` as a period is post-local SGD.
+
+    >>> [Switch(1, 16, at=2)(round) for round in range(4)]
+    [1, 1, 16, 16]
+    """
+
+    before: float
+    after: float
+    at: int
+
+    def __call__(self, round: int) -> float:
+        return self.before if round < self.at else self.after
 
 
-def parse(text: str) -> Schedule:
+@dataclass(frozen=True)
+class Power(Schedule):
+    """A value that grows or falls with a power of the number s of the round, counted from 1: value s^exponent.
+
+    PR-SGD, Algorithm 2, has the rate `Power(N, -2 / 3)` beside the period `Stages(N)`.
+
+    >>> [round(Power(2.0, 0.5)(k), 3) for k in (0, 3, 8)]
+    [2.0, 4.0, 6.0]
+    """
+
+    value: float
+    exponent: float
+
+    def __call__(self, round: int) -> float:
+        return self.value * (round + 1) ** self.exponent
+
+
+@dataclass(frozen=True)
+class Stages(Schedule):
+    """The growing period of PR-SGD, Algorithm 2: ceil( s^(1/3) / N ) steps in round s, counted from 1, with N `replicas`.
+
+    >>> [Stages(replicas=1)(k) for k in (0, 1, 7, 8, 26)]
+    [1, 2, 2, 3, 3]
+    """
+
+    replicas: int
+
+    def __call__(self, round: int) -> int:
+        return math.ceil((round + 1) ** (1 / 3) / self.replicas - 1e-9)  # the cubes are exact
+
+
+@dataclass(frozen=True)
+class Harmonic(Schedule):
+    """The weight that makes a running mean: 1 up to the round `since`, then 1/2, 1/3, 1/4.
+
+    >>> [round(Harmonic(since=1)(k), 2) for k in range(5)]
+    [1.0, 1.0, 0.5, 0.33, 0.25]
+    """
+
+    since: int = 0
+
+    def __call__(self, round: int) -> float:
+        return 1.0 / max(1, round - self.since + 1)
+
+
+@dataclass(frozen=True)
+class Restart(Schedule):
+    """The largest period for which PR-SGD's analysis promises a linear speed-up: T^(1/4) / N^(3/4), at least 1.
+
+    T is the number of `steps` of each of N `replicas`.
+
+    >>> Restart(steps=60_000, replicas=3)(0)
+    6
+    """
+
+    steps: int
+    replicas: int
+
+    @property
+    def interval(self) -> float:
+        """The bound itself, before it is made a whole number of steps."""
+        return self.steps**0.25 / self.replicas**0.75
+
+    def __call__(self, round: int) -> int:
+        return max(1, math.floor(self.interval))
+
+
+@dataclass(frozen=True)
+class AdaComm(Adaptive):
+    """A period that shrinks with the training loss F: ceil( sqrt(F / F_0) first ) (Adaptive Communication, arXiv 1810.08313).
+
+    F is the mean loss of all replicas in the last round, F_0 that of the first one; who trains tells it to `replicas.report`.
+
+    >>> AdaComm(20)(7, Seen(lr=0.1, loss=0.5, first_loss=2.0))
+    10
+    """
+
+    first: int
+
+    needs_loss = True
+
+    def __call__(self, round: int, seen: Seen | None = None) -> int:
+        if seen is None or not seen.first_loss > 0:
+            return self.first
+        return max(1, math.ceil(math.sqrt(max(0.0, seen.loss) / seen.first_loss) * self.first))
+
+
+@dataclass(frozen=True)
+class QSR(Adaptive):
+    """A period that grows as the inner rate eta falls: max( least, floor( (alpha / eta)^2 ) ) (Quadratic Synchronization Rule, arXiv 2310.14423).
+
+    >>> QSR(4, alpha=0.2)(7, Seen(lr=0.01))
+    400
+    """
+
+    least: int
+    alpha: float
+
+    def __call__(self, round: int, seen: Seen | None = None) -> int:
+        return self.least if seen is None else max(self.least, math.floor((self.alpha / seen.lr) ** 2))
+
+
+@dataclass(frozen=True)
+class Seconds(_Written):
+    """A period by time: as many steps as fit into so many seconds, at least one, so that unequal replicas wait little for each other.
+
+    Replicas in one process step equally often; those of other processes as often as they can.
+
+    >>> str(Seconds(2.0))
+    'seconds(2.0)'
+    """
+
+    seconds: float
+
+    def __post_init__(self):
+        if not self.seconds > 0:
+            raise ConfigError(f"Seconds needs a number above 0, got {self.seconds}. Give the time between two rounds, such as seconds(2.0).")
+
+
+SCHEDULES = {kind.__name__.lower(): kind for kind in (Scoping, Steps, Ramp, Switch, Power, Stages, Harmonic, Restart, AdaComm, QSR, Seconds)}
+
+
+def parse(text: str) -> Schedule | Seconds:
     """The schedule that a text such as `steps(0.1, at=[50, 75])` describes; ConfigError where it describes none.
 
     >>> parse("ramp(1, 8, every=300)")

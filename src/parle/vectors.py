@@ -5,6 +5,7 @@ A `Layout` says where each parameter lies in the row; `Vectors` holds rows by na
 
 import hashlib
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -83,11 +84,23 @@ class Layout:
         return hashlib.sha256(repr((self.names, self.shapes, self.strides, self.dtype)).encode()).hexdigest()[:16]
 
 
+class Part(NamedTuple):
+    """A part of a vector that is exchanged in a round, in which several may follow each other."""
+
+    place: slice = slice(None)
+    first: bool = True
+    last: bool = True
+
+
+WHOLE = Part()
+
+
 class Vectors:
     """Named vectors: reading `v.x` gives the tensor, assigning `v.x = t` writes t into it, or adds it the first time.
 
     `count` is the number of replicas whose rows these are, or of proposals in the mean which a center merges, `size` that of
-    all replicas which may propose to it.
+    all replicas which may propose to it. `weight` is the number of steps of a replica since the last round, divided by the mean of
+    all replicas.
 
     >>> v = Vectors(params=torch.zeros(2, 3))
     >>> v.x = v.params                          # a copy, not the same memory
@@ -96,13 +109,14 @@ class Vectors:
     (0.0, 6.0)
     """
 
-    __slots__ = ("_sealed", "_tensors", "count", "size")
+    __slots__ = ("_sealed", "_tensors", "count", "size", "weight")
 
     def __init__(self, count: int = 1, **tensors: Tensor):
         object.__setattr__(self, "_tensors", tensors)
         object.__setattr__(self, "_sealed", False)
         object.__setattr__(self, "count", count)
         object.__setattr__(self, "size", count)
+        object.__setattr__(self, "weight", 1.0)
 
     def __getattr__(self, name: str) -> Tensor:
         try:
@@ -111,7 +125,7 @@ class Vectors:
             raise AttributeError(f"there is no vector {name!r}; there are {', '.join(self._tensors)}") from None
 
     def __setattr__(self, name: str, value: Tensor) -> None:
-        if name in ("count", "size"):
+        if name in ("count", "size", "weight"):
             object.__setattr__(self, name, value)
         elif name not in self._tensors:
             if self._sealed:  # it would be missing from checkpoints
@@ -133,9 +147,11 @@ class Vectors:
         """Add a vector that lies in the memory of `tensor` where this device allows it; on another device it is a copy."""
         self._tensors[name] = tensor.to(self.params.device)
 
-    def part(self, part: slice) -> "Vectors":
-        """The same vectors between two places, in the same memory."""
-        return Vectors(self.count, **{name: tensor[..., part] for name, tensor in self._tensors.items()}).seal()
+    def part(self, part: Part) -> "Vectors":
+        """A part of the same vectors, in the same memory."""
+        its = Vectors(self.count, **{name: tensor[..., part.place] for name, tensor in self._tensors.items()}).seal()
+        its.weight = self.weight
+        return its
 
     def row(self, index: int) -> "Vectors":
         """The vectors of one replica, shape (1, N) each, in the same memory; the reference (N,) is everybody's."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from parle.algorithm import Algorithm, setting
+from parle.algorithm import Algorithm, Period, setting, steps_between
 from parle.schedules import Schedule
 
 
@@ -24,7 +24,7 @@ class EASGD(Algorithm):
     0.1
     """
 
-    period: int | Schedule = setting(10, "steps of a replica between two of its rounds, the paper's tau", at_least=1, whole=True)
+    period: Period = steps_between(10, "steps of a replica between two of its rounds, the paper's tau")
     alpha: float | Schedule = setting(0.1, "how far replica and reference move towards each other", above=0, below=1)
 
     paper: ClassVar[str] = "Zhang, Choromanska, LeCun: Deep learning with Elastic Averaging SGD, 2015"

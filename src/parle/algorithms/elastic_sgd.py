@@ -3,9 +3,12 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from parle.algorithm import Algorithm, setting
+from torch import Tensor
+
+from parle.algorithm import Algorithm, Period, setting, steps_between
 from parle.algorithms.stability import overshoots
 from parle.schedules import Schedule
+from parle.vectors import Vectors
 
 
 @dataclass(frozen=True)
@@ -22,9 +25,9 @@ class ElasticSGD(Algorithm):
     1
     """
 
-    period: int | Schedule = setting(1, "steps between two rounds; the paper has 1", at_least=1, whole=True)
+    period: Period = steps_between(1, "steps between two rounds; the paper has 1")
     rho: float | Schedule = setting(1.0, "spring between a replica and the reference; large is loose", above=0, clip=0.1)
-    lr: float | Schedule = setting(0.1, "rate of the reference, eta of (7b)", above=0, rate=True)
+    lr: float | Schedule = setting(0.1, "rate of the reference, eta of (7b)", above=0, rate="outer")
     center: str = setting("moving", "the reference follows (7b) (moving) or is the mean itself (mean, the authors' code)", choices=("moving", "mean"))
 
     paper: ClassVar[str] = "Zhang, Choromanska, LeCun: Deep learning with Elastic Averaging SGD, 2015; equation 7 of the Parle paper (arXiv 1707.00424)"
@@ -42,11 +45,19 @@ class ElasticSGD(Algorithm):
         return r.params
 
     def merge(self, shared, mean):  # (7b)
-        rate = self.lr if self.center == "moving" else 1.0
-        return shared.reference.lerp(mean, rate * (shared.count / shared.size))  # each replica has one n-th of the pull
+        return moving_average(shared, mean, self.lr if self.center == "moving" else 1.0)
 
     def adopt(self, r, reference):
         pass
 
+    @property
+    def family(self):
+        return f"a moving average with the rate {self.lr}" if self.center == "moving" else None
+
     def caution(self, inner_lr, inner_momentum):
         return overshoots(step=inner_lr, pull=1 / self.rho, rule="the optimizer's lr / rho", momentum=inner_momentum)
+
+
+def moving_average(shared: Vectors, mean: Tensor, rate: float) -> Tensor:
+    """The reference, moved towards the mean of some replicas, each of which has one n-th of the pull."""
+    return shared.reference.lerp(mean, rate * (shared.count / shared.size))

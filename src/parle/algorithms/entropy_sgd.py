@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from parle.algorithm import Algorithm, setting
+from parle.algorithm import Algorithm, Period, setting, steps_between
 from parle.schedules import Schedule
 from parle.vectors import nesterov
 
@@ -23,10 +23,10 @@ class EntropySGD(Algorithm):
     True
     """
 
-    period: int | Schedule = setting(25, "steps between two rounds, the paper's L", at_least=1, whole=True)
+    period: Period = steps_between(25, "steps between two rounds, the paper's L")
     gamma: float | Schedule = setting(100.0, "spring between y and x; large is loose", above=0, clip=1.0)
     alpha: float | Schedule = setting(0.75, "memory of the running mean z", at_least=0, below=1)
-    lr: float | Schedule = setting(0.1, "rate of x, eta of (6c)", above=0, rate=True)
+    lr: float | Schedule = setting(0.1, "rate of x, eta of (6c)", above=0, rate="outer")
     momentum: float | Schedule = setting(0.9, "Nesterov momentum of x", at_least=0, below=1)
 
     paper: ClassVar[str] = "Chaudhari et al.: Entropy-SGD, 2016 (arXiv 1611.01838); equation 6 of the Parle paper (arXiv 1707.00424)"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from parle.algorithm import Algorithm, setting
+from parle.algorithm import Algorithm, Period, setting, steps_between
 from parle.algorithms.stability import overshoots
 from parle.schedules import Schedule
 from parle.vectors import nesterov
@@ -27,11 +27,11 @@ class Parle(Algorithm):
     1.0
     """
 
-    period: int | Schedule = setting(25, "steps between two rounds, the paper's L", at_least=1, whole=True)
+    period: Period = steps_between(25, "steps between two rounds, the paper's L")
     gamma: float | Schedule = setting(100.0, "spring between y^a and x^a; large is loose", above=0, clip=1.0)
     rho: float | Schedule = setting(1.0, "spring between x^a and the reference; large is loose", above=0, clip=0.1)
     alpha: float | Schedule = setting(0.75, "memory of the running mean z^a", at_least=0, below=1)
-    lr: float | Schedule = setting(0.1, "rate of x^a, eta of (8c)", above=0, rate=True)
+    lr: float | Schedule = setting(0.1, "rate of x^a, eta of (8c)", above=0, rate="outer")
     momentum: float | Schedule = setting(0.9, "Nesterov momentum of x^a", at_least=0, below=1)
 
     paper: ClassVar[str] = "Chaudhari et al.: Parle: parallelizing stochastic gradient descent, 2017 (arXiv 1707.00424)"

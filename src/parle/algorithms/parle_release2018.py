@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from parle.algorithm import Algorithm, setting
+from parle.algorithm import Algorithm, Period, setting, steps_between
 from parle.algorithms.stability import overshoots
 from parle.schedules import Schedule
 
@@ -27,11 +27,11 @@ class ParleRelease2018(Algorithm):
     25
     """
 
-    period: int | Schedule = setting(25, "steps between two rounds, L", at_least=1, whole=True)
+    period: Period = steps_between(25, "steps between two rounds, L")
     gamma: float | Schedule = setting(100.0, "spring between y^a and x^a; large is loose", above=0, clip=1.0)
     rho: float | Schedule = setting(1.33, "spring between x^a and the mean of z^a; the release has 1 / (0.01 L n)", above=0, clip=0.1)
     alpha: float | Schedule = setting(0.75, "memory of the running mean z^a", at_least=0, below=1)
-    lr: float | Schedule = setting(0.1, "rate of the outer step, eta", above=0, rate=True)
+    lr: float | Schedule = setting(0.1, "rate of the outer step, eta", above=0, rate="outer")
     momentum: float | Schedule = setting(0.9, "momentum of the outer step, mu", at_least=0, below=1)
 
     paper: ClassVar[str] = "the released program of Parle, 2018: github.com/ucla-vision/parle, parle_mpi.py"

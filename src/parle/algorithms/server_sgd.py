@@ -31,7 +31,7 @@ class ServerSGD(Algorithm):
     """
 
     period: int = setting(1, "steps between two rounds, always 1", choices=(1,))
-    lr: float | Schedule = setting(0.1, "rate of the server's step", above=0, rate=True)
+    lr: float | Schedule = setting(0.1, "rate of the server's step", above=0, rate="outer")
     momentum: float | Schedule = setting(0.0, "momentum of the server's step, mu", at_least=0, below=1)
     weight_decay: float = setting(0.0, "pull of the parameters towards zero, a part of the gradient", at_least=0)
     reduce: str = setting("mean", "what is made of the gradients in the buffer", choices=("mean", "sum"))

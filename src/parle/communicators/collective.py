@@ -8,9 +8,10 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from parle.communicators.communicator import WHOLE, Communicator
+from parle.communicators.communicator import Communicator
 from parle.communicators.in_process import add_up
 from parle.errors import ConfigError, JoinError, ReplicaLost
+from parle.vectors import WHOLE, Part
 
 BUCKET = 2**22  # numbers of a long vector that are sent or added up at a time
 LONGEST = 2**26  # bytes of the terms of one process
@@ -62,7 +63,8 @@ class Collective(Communicator):
         self.compare({"communicator": f"{type(self).__name__} with ordered={self.ordered}"} | (terms or {}))
         self._counts = [int(count) for count in self._gather(torch.tensor([self.local], device=self.device))]
         self.size, self.first = sum(self._counts), sum(self._counts[: self.rank])
-        self.checks_first = self._one_by_one = self.ordered and self.size > 2  # the sum of two is the same in either order
+        self._one_by_one = self.ordered and self.size > 2  # the sum of two is the same in either order
+        self.checks_first = self._one_by_one or (center is not None and center.algorithm.fragment(0, 2) != WHOLE.place)  # of unequal lengths
         self._scratch = torch.zeros(starts[0].numel() + TAIL, dtype=_wide(starts[0].dtype), device=self.device)
         self._sums, self._sent_up_to = [], 0
         reference = self.of_first(starts[0]) if common else self.mean(starts)
@@ -100,17 +102,19 @@ class Collective(Communicator):
     def cost_of_gather(self, vector: Tensor) -> int:
         return (self.ranks - 1) * max(self._counts) * vector.nbytes
 
-    def begin(self, proposals: Iterable[Tensor], part: slice = WHOLE) -> Callable[[], Tensor]:
-        begin, end = part.start or 0, len(self._scratch) - TAIL if part.stop is None else part.stop
+    def begin(self, proposals: Iterable[Tensor], part: Part = WHOLE) -> Callable[[], Tensor]:
+        begin, end, _ = part.place.indices(len(self._scratch) - TAIL)
         scratch, reference = self._scratch[begin:end], self.center.shared.reference
-        if self.checks_first and begin == 0:
-            self.check_round()
+        if part.first:
+            self._sent_up_to = begin
+            if self.checks_first:
+                self.check_round()
         if self._one_by_one:
             self._add_in_order([proposal.clone() for proposal in proposals], into=scratch)
             scratch.div_(self.size)
         else:
             self._share(proposals, into=scratch)
-            self._send(end, last=part.stop is None)
+            self._send(end, last=part.last)
 
         def finish() -> Tensor:
             if self._sums or self.lost:
@@ -126,6 +130,7 @@ class Collective(Communicator):
         if self.checks_first:
             return self._vote(1, stepped)
         self._scratch.zero_()  # as long a message as that of a round, in which another process may be: lengths must never differ
+        self._sent_up_to = 0
         self._send(len(self._scratch) - TAIL, last=True, news=(1, stepped))
         return self._wait()
 
@@ -139,7 +144,8 @@ class Collective(Communicator):
     def _send(self, end: int, last: bool, news: tuple = (0, False)) -> None:
         """Begin to sum up what has been filled of the scratch memory, as soon as it is enough for a bucket."""
         if last:
-            self._scratch[-TAIL:] = self._news(*news).to(self._scratch)
+            self._tail = self._scratch[end : end + TAIL]
+            self._tail.copy_(self._news(*news))
             end += TAIL
         while self._sent_up_to < end if last else end - self._sent_up_to >= BUCKET:
             until = end if end - self._sent_up_to < BUCKET + TAIL else self._sent_up_to + BUCKET
@@ -148,12 +154,11 @@ class Collective(Communicator):
 
     def _wait(self) -> bool:
         """Wait for all parts of the vector; what `_agreed` makes of its tail."""
-        self._sent_up_to = 0
         while self._sums:  # which a transport empties when a process is lost
             self._sums.pop(0)()
         if self.lost:
             raise ReplicaLost("A process was lost before this round had come. The reference is that of the last round; join again, in a new group.")
-        return self._agreed(self._scratch[-TAIL:])
+        return self._agreed(self._tail)
 
     def _vote(self, ends: int, stepped: bool) -> bool:
         news = self._news(ends, stepped)

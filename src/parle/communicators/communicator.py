@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 
 from torch import Tensor
 
-WHOLE = slice(None)
+from parle.vectors import WHOLE, Part
 
 
 class Communicator(ABC):
@@ -26,6 +26,7 @@ class Communicator(ABC):
     together: bool = True  # the parts of a vector are adopted only when all of them have come
     refuses: bool = False  # proposals that are not finite are refused where they are merged, and are nobody else's concern
     refused: bool = False  # whether that has happened in the last round
+    apart: bool = False  # every replica holds its rounds by its own clock
 
     @abstractmethod
     def open(self, center, starts: Iterable[Tensor], common: bool, terms: dict | None = None) -> Tensor:
@@ -54,10 +55,10 @@ class Communicator(ABC):
     def cost_of_gather(self, vector: Tensor) -> int:
         """Bytes that this process sends when such vectors of its replicas are gathered."""
 
-    def begin(self, proposals: Iterable[Tensor], part: slice = WHOLE) -> Callable[[], Tensor]:
+    def begin(self, proposals: Iterable[Tensor], part: Part = WHOLE) -> Callable[[], Tensor]:
         """Begin a round; the call that it returns waits for what the center makes of the proposals, shape (N,).
 
-        Proposals longer than fits a cache come in parts of the vector, in their order, the last one with an open end.
+        Proposals longer than fits a cache come in parts of the vector, in their order.
         """
         mean = self.mean(proposals)
         return lambda: self.center.merge(mean, self.size, part)
@@ -106,6 +107,7 @@ class Wrapped(Communicator):
     together = property(lambda self: self.inner.together)
     refuses = property(lambda self: self.inner.refuses)
     refused = property(lambda self: self.inner.refused)
+    apart = property(lambda self: self.inner.apart)
 
     def open(self, center, starts: Iterable[Tensor], common: bool, terms: dict | None = None) -> Tensor:
         """Open the inner one."""
@@ -139,7 +141,7 @@ class Wrapped(Communicator):
         """As the inner one."""
         self.inner.check_round()
 
-    def begin(self, proposals: Iterable[Tensor], part: slice = WHOLE) -> Callable[[], Tensor]:
+    def begin(self, proposals: Iterable[Tensor], part: Part = WHOLE) -> Callable[[], Tensor]:
         """As the inner one."""
         return self.inner.begin(proposals, part)
 

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from parle.communicators.codecs import Codec, codec
-from parle.communicators.communicator import WHOLE, Communicator, Wrapped
+from parle.communicators.communicator import Communicator, Wrapped
 from parle.errors import ConfigError
+from parle.vectors import WHOLE, Part
 
 
 class Compressed(Wrapped):
@@ -53,20 +54,20 @@ class Compressed(Wrapped):
             )
         return reference
 
-    def begin(self, proposals: Iterable[Tensor], part: slice = WHOLE) -> Callable[[], Tensor]:
-        if not part.start:
+    def begin(self, proposals: Iterable[Tensor], part: Part = WHOLE) -> Callable[[], Tensor]:
+        if part.first:
             self.inner.check_round()
         payloads = self.inner.gather(self._encoded(proposals, part))
-        reference = self.center.shared.reference[part]
+        reference = self.center.shared.reference[part.place]
         mean = torch.zeros(len(reference), device=reference.device, dtype=torch.promote_types(reference.dtype, torch.float32))
         for payload in payloads:
             mean.add_(self.codec.decode(payload.to(reference.device), len(mean)))
         mean.div_(self.size)
-        mean = (self._mean[part].add_(mean) if self._points else mean).to(reference.dtype, copy=True)
+        mean = (self._mean[part.place].add_(mean) if self._points else mean).to(reference.dtype, copy=True)
         return lambda: self.center.merge(mean, self.size, part)
 
-    def _encoded(self, proposals: Iterable[Tensor], part: slice) -> Iterator[Tensor]:
-        for proposal, kept in zip(proposals, (kept[part] for kept in self._kept), strict=True):
+    def _encoded(self, proposals: Iterable[Tensor], part: Part) -> Iterator[Tensor]:
+        for proposal, kept in zip(proposals, (kept[part.place] for kept in self._kept), strict=True):
             change = proposal - kept if self._points else kept.add_(proposal)
             payload = self.codec.encode(change)
             kept.add_(self.codec.decode(payload, len(change)), alpha=1 if self._points else -1)

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
-from parle.communicators.communicator import WHOLE, Communicator, Wrapped
+from parle.communicators.communicator import Communicator, Wrapped
+from parle.vectors import WHOLE, Part
 
 
 class Metered(Wrapped):
@@ -34,8 +35,8 @@ class Metered(Wrapped):
     def mean(self, vectors: Iterable[Tensor]) -> Tensor:
         return self._timed(self.inner.mean, vectors)
 
-    def begin(self, proposals: Iterable[Tensor], part: slice = WHOLE) -> Callable[[], Tensor]:
-        if not part.start:
+    def begin(self, proposals: Iterable[Tensor], part: Part = WHOLE) -> Callable[[], Tensor]:
+        if part.first:
             began = time.perf_counter()
             self.rounds, self.bytes_in_round, sent = self.rounds + 1, 0, self.inner.sent
             self.inner.meet()

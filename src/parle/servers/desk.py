@@ -73,6 +73,7 @@ class Desk:
         self._everything = Answer()  # what the last `bring` has come to
         self._copy: tuple[int, Tensor | None] = (-1, None)  # of the reference, after so many updates
         self._terms: dict | None = None
+        self.algorithms: dict[int, Algorithm] = {}  # of the replicas that have come
         self.over = False
 
     def enter(self, replica: int, algorithm: Algorithm, terms: dict) -> list[int]:
@@ -83,6 +84,7 @@ class Desk:
         except ConfigError as error:
             return self._give(replica, Answer(error=error)) + self.leave(replica)
         self._come_back(replica)
+        self.algorithms[replica] = algorithm
         return self._give(replica, self._reference(replica))
 
     def begin(self, replica: int, algorithm: Algorithm, start: Tensor) -> list[int]:
@@ -310,7 +312,10 @@ class Desk:
             raise ConfigError(f'{averaged[0]}="average" waits for all replicas at every round, but the quorum is {self.rules.quorum}. Use quorum n, or "keep".')
         if self._terms is None:
             self._terms = terms
+        related = terms.get("family") is not None and terms.get("family") == self._terms.get("family")
         for name in self._terms.keys() | terms.keys():
+            if related and name.startswith("algorithm"):  # replicas of one family may differ in it
+                continue
             ours, its = self._terms.get(name), terms.get(name)
             if ours != its:
                 raise ConfigError(f"Replica {replica} has {name} {its}, but the first has {ours}. Start all replicas with the same program and configuration.")

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from parle.algorithm import Algorithm
-from parle.communicators.communicator import WHOLE, Communicator
+from parle.communicators.communicator import Communicator
 from parle.communicators.in_process import add_up
 from parle.errors import ConfigError, JoinError
 from parle.servers.desk import Answer
 from parle.servers.rules import Rules
+from parle.vectors import WHOLE, Part
 
 
 class Host(ABC):
@@ -67,13 +68,19 @@ class Seat(Communicator):
 
     local = 1
     refuses = True
+    apart = True
 
     def __init__(self, host: Host, replica: int):
         self._host, self.first, self.size = host, replica, host.rules.replicas
         self._number, self._sent_off, self._came_back = 0, False, False
 
     def open(self, center, starts: Iterable[Tensor], common: bool, terms: dict | None = None) -> Tensor:
-        starts = list(starts)
+        starts, algorithm = list(starts), center.algorithm
+        if algorithm.fragment(0, 2) != WHOLE.place or algorithm.publish(center.shared) is not None:
+            raise ConfigError(
+                f"{type(algorithm).__name__} in this form needs its center in every process, which a server keeps to itself. Use InProcess, "
+                "TorchDistributed or MPI."
+            )
         if len(starts) != 1:
             raise JoinError(f"A seat at a server is for one replica, got {len(starts)}. Join every replica on its own, with a seat of its own.")
         if self.center is not None:
@@ -109,15 +116,15 @@ class Seat(Communicator):
     def cost_of_gather(self, vector: Tensor) -> int:
         return vector.nbytes
 
-    def begin(self, proposals: Iterable[Tensor], part: slice = WHOLE) -> Callable[[], Tensor]:
-        if part == WHOLE or part.start == 0:
+    def begin(self, proposals: Iterable[Tensor], part: Part = WHOLE) -> Callable[[], Tensor]:
+        if part.first:
             self._proposal, self._sent_off = torch.empty_like(self._proposal), False  # the server keeps the one before
-        self._proposal[part] = next(iter(proposals))
+        self._proposal[part.place] = next(iter(proposals))
 
         def finish() -> Tensor:
             if not self._sent_off:
                 self._propose()
-            return self._merged[part]
+            return self._merged[part.place]
 
         return finish
 

@@ -212,7 +212,7 @@ class Simulated(Host):
         center, times = self.desk.center, self._times[replica]
         if center is None:
             return next(times)
-        return sum(next(times) for _ in range(center.algorithm.at(center.round).period))
+        return sum(next(times) for _ in range(self.desk.algorithms[replica].at(center.round).steps_of(replica)))
 
     def _transfer(self, way: str, vector) -> float:
         """Seconds until a vector has arrived that is sent now."""
