@@ -9,7 +9,7 @@ import parle
 
 SOURCE = Path(parle.__file__).parent
 LAYERS = {
-    0: ["algorithm", "schedules", "vectors", "buffers", "errors", "optimizer_state", "random_streams", "named"],
+    0: ["algorithm", "schedules", "vectors", "buffers", "errors", "optimizer_state", "random_streams", "named", "sharpness"],
     1: ["algorithms", "communicators"],
     2: ["replica", "joining", "meeting", "pace", "replicas"],
     3: ["checkpoint", "metrics", "testing", "runs", "servers"],

@@ -15,6 +15,7 @@ from parle.errors import ConfigError, did_you_mean
 
 SMALL = 10_000  # samples; below that, the defaults are more and smaller steps
 SMOOTH_SWITCH = "ramp(1, n, every=300)"
+RATES = {"sgd": 0.1, "adamw": 0.001}
 PAPER_DROPS = (30, 60, 90)  # data epochs after which SGD drops its rate in the Parle paper, section 4.2
 PAPER_ROUNDS_OF_BATCHES = 2  # Parle and Entropy-SGD drop theirs after 2 of their epochs, each of as many rounds as there are batches
 
@@ -33,23 +34,25 @@ class Strict(BaseModel):
 class ModelConfig(Strict):
     """Which network."""
 
-    name: str = Field("mlp", description="lenet, mlp, or your own as package.module:function or file.py:function")
+    name: str = Field("mlp", description="lenet, mlp, char-gpt for a text, or your own as package.module:function or file.py:function")
 
 
 class DataConfig(Strict):
     """Which data."""
 
-    name: str = Field("digits", description="digits, a folder of parquet shards, a name in PARLE_DATA_DIR, a hub id, or module:attribute")
+    name: str = Field("digits", description="digits, a folder of parquet shards, a text file, a name in PARLE_DATA_DIR, a hub id, or module:attribute")
     image_column: str | None = Field(None, description="column of the images; default: the one that holds encoded images")
     label_column: str | None = Field(None, description="column of the labels; default: label")
+    context: int = Field(128, ge=2, description="characters in a window of a text")
     samples: int | None = Field(None, gt=0, description="use only the first so many training samples")
 
 
 class OptimizerConfig(Strict):
     """The inner optimizer of every replica."""
 
-    name: Literal["sgd", "adamw"] = "sgd"
-    lr: float = Field(0.1, gt=0, description="initial rate, also of the outer rates that the paper ties to it")
+    name: Literal["sgd", "adamw"] | None = Field(None, description="default: that of the algorithm's paper, or of the model; else sgd")
+    lr: float | None = Field(None, gt=0, description="initial rate, also of outer rates that the paper ties to that of sgd; default: 0.1, or 0.001 for adamw")
+    sharpness: float = Field(0.0, ge=0, description="radius of SAM: every step takes its gradient where the loss is higher, and costs two")
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = True
     weight_decay: float = Field(0.0, ge=0)
@@ -67,6 +70,7 @@ class ScheduleConfig(Strict):
     name: Literal["short", "paper"] = "short"
     drops: list[float] = Field([0.5, 0.75], description="short: parts of the run after which the inner rate is divided by factor")
     factor: float = Field(10.0, gt=0)
+    inner: str | None = Field(None, description="the inner rate as a schedule of the round, such as power(0.4, -0.667), in place of drops")
     outer_drops: list[float] = Field([0.75], description="short: parts of the run after which an outer rate is divided by outer_factor")
     outer_factor: float = Field(3.0, gt=0)
     scoping: Literal["run", "paper", "off"] | None = Field(
@@ -198,9 +202,8 @@ def settled(config: RunConfig, samples: int) -> RunConfig:
         "batch_size": min(config.batch_size or (32 if small else 128), samples),
         "epochs": config.epochs or (50.0 if small else 5.0),
         "threads": config.threads or (1 if small else None),
+        "optimizer": optimizer_of(config),
     }
-    if kind.steps_at_center:
-        update["optimizer"] = _handing_over(config)
     config = config.model_copy(update=update)
     name = config.algorithm["name"]
     variant = next((variant for variant, its in VARIANTS.get(name, {}).items() if its is kind), None)
@@ -209,15 +212,26 @@ def settled(config: RunConfig, samples: int) -> RunConfig:
     return config.model_copy(update={"algorithm": algorithm, "derived": [*config.derived, *derived]})
 
 
+def optimizer_of(config: RunConfig) -> OptimizerConfig:
+    """The inner optimizer with its name and rate: by default those of the algorithm's paper, or of the model."""
+    from parle.models import OPTIMIZERS
+
+    kind, its = algorithm_class(config), config.optimizer
+    if kind.steps_at_center:
+        return _handing_over(config)
+    name = its.name or (kind.inner_optimizer if kind.inner_optimizer != "sgd" else OPTIMIZERS.get(config.model.name, "sgd"))
+    return its.model_copy(update={"name": name, "lr": its.lr or RATES[name]})
+
+
 def _handing_over(config: RunConfig) -> OptimizerConfig:
     """The optimizer of an algorithm whose center steps: it only hands the gradients over."""
     its, name = config.optimizer, config.algorithm["name"]
     for field in ("momentum", "weight_decay"):
         if field in its.model_fields_set and getattr(its, field):
             raise ConfigError(f"optimizer.{field} has no effect with {name}, which steps at the center. Use --set algorithm.{field}={getattr(its, field)}.")
-    if its.name != "sgd":
+    if its.name == "adamw":
         raise ConfigError(f"optimizer.name is {its.name}, but {name} steps at the center by itself. Leave optimizer.name away.")
-    return OptimizerConfig(lr=its.lr, momentum=0.0, nesterov=False)
+    return OptimizerConfig(name="sgd", lr=its.lr or RATES["sgd"], momentum=0.0, nesterov=False, sharpness=its.sharpness)
 
 
 def steps_of(config: RunConfig, batches: int) -> int:
@@ -235,32 +249,47 @@ def milestones(config: RunConfig, batches: int) -> tuple[int, ...]:
 def algorithm_for(config: RunConfig, batches: int):
     """The algorithm with its settings; rates and springs that are not given follow the schedule of the run.
 
-    A spring with a clip in the paper is scoped by equation (9). An outer rate starts at the optimizer's rate; in a short run
-    it has drops of its own, in the paper's schedule it drops with the inner one, or alone where the inner one is fixed.
+    A spring with a clip in the paper is scoped by equation (9). An outer rate starts at the optimizer's rate, or with AdamW, whose
+    rate means another thing, at its own default; in a short run it has drops of its own, in the paper's schedule it drops with the
+    inner one, or alone where the inner one is fixed.
     """
     from parle import schedules
 
     kind, schedule = algorithm_class(config), config.schedule
-    given = {name: value for name, value in config.algorithm.items() if name not in ("name", "variant")}
-    period = kind.from_settings(given).at(0).period  # where it changes, the first is near enough to count rounds
-    rounds, scoping = max(1, steps_of(config, batches) // period), schedule.scoping or ("run" if schedule.name == "short" else "paper")
+    given = _given(config)
+    period, optimizer = kind.from_settings(given).at(0).mean_period, optimizer_of(config)  # where it changes, the first is near enough to count rounds
+    rounds, scoping = max(1, int(steps_of(config, batches) / period)), schedule.scoping or ("run" if schedule.name == "short" else "paper")
     if schedule.name == "short":
         drops, factor = tuple(max(1, int(part * rounds)) for part in schedule.outer_drops), schedule.outer_factor
     elif kind.fixed_inner_rate:
         drops, factor = (PAPER_ROUNDS_OF_BATCHES * batches,), schedule.factor
     else:
-        drops, factor = tuple(step // period for step in milestones(config, batches)), schedule.factor
+        drops, factor = _in_rounds(config, batches, period), schedule.factor
     for field in fields(kind):
         clip = field.metadata.get("clip")
         if field.name in given:
             continue
-        if field.metadata.get("rate"):
-            given[field.name] = schedules.Steps(config.optimizer.lr, drops, factor)
+        if field.metadata.get("rate") == "inner":
+            given[field.name] = schedules.Steps(optimizer.lr, _in_rounds(config, batches, period), schedule.factor)
+        elif field.metadata.get("rate"):
+            given[field.name] = schedules.Steps(optimizer.lr if optimizer.name == "sgd" else field.default, drops, factor)
+        elif field.metadata.get("tail"):
+            given[field.name] = schedules.Harmonic(int(field.metadata["tail"] * rounds))
         elif clip is not None and scoping == "paper":
             given[field.name] = schedules.Scoping(field.default, batches, clip)
         elif clip is not None and scoping == "run":
             given[field.name] = schedules.Scoping.over(rounds, field.default, clip)
     return kind.from_settings(given)
+
+
+def _given(config: RunConfig) -> dict:
+    """The settings of the algorithm that are given."""
+    return {name: value for name, value in config.algorithm.items() if name not in ("name", "variant")}
+
+
+def _in_rounds(config: RunConfig, batches: int, period: float) -> tuple[int, ...]:
+    """The rounds in which the inner rate drops."""
+    return tuple(int(step / period) for step in milestones(config, batches))
 
 
 def flat(config: RunConfig) -> dict[str, str]:
@@ -293,11 +322,16 @@ def at_server(config: RunConfig) -> bool:
 
 def served(config: RunConfig) -> RunConfig:
     """The configuration with a quorum, where the replicas train at a server: by default the Smooth Switch, or all for an algorithm that needs all."""
+    from parle import schedules
+
     its, kind = config.communicator, algorithm_class(config)
     alone = its.transport == "auto" and config.processes is None
     if its.quorum is None and (at_server(config) or (kind.steps_at_center and alone)):
         its = its.model_copy(update={"quorum": SMOOTH_SWITCH if kind.partial_rounds else "n"})
         config = config.model_copy(update={"communicator": its})
+    period = kind.from_settings(_given(config)).period
+    if at_server(config) and isinstance(period, (tuple, schedules.Adaptive, schedules.Seconds)):
+        raise ConfigError(f"A server takes one period for all replicas, each of which goes by its own clock, got {period}. Give a number of steps.")
     if at_server(config) and (its.codec or its.delay or config.processes):
         raise ConfigError("A server takes no codec, no delay and no processes. Leave them away, train without --quorum, or use --ray for several processes.")
     return config

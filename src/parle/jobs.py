@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from parle import checkpoint, config, data, launch, models, processes
+from parle import checkpoint, config, data, launch, models, processes, schedules
 from parle.errors import ConfigError, DivergedError, ParleError, ReplicaLost
 from parle.launch import Environment, World
 from parle.metrics import Score, score
@@ -49,7 +49,7 @@ def load_data(settings: config.RunConfig, show: Quiet | None = None) -> data.Dat
 
     show.begin(f"loading {its.name}", 1)
     try:
-        found = data.load(its.name, environment.data_dir, environment.cache_dir, its.image_column, its.label_column, progress)
+        found = data.load(its.name, environment.data_dir, environment.cache_dir, its.image_column, its.label_column, its.context, progress)
     finally:
         show.end()
     return data.Data(found.name, found.train.first(its.samples), found.test, found.classes)
@@ -58,7 +58,7 @@ def load_data(settings: config.RunConfig, show: Quiet | None = None) -> data.Dat
 def plan_for(settings: config.RunConfig, found: data.Data, world: World | None = None) -> Plan:
     """The plan of a settled configuration, on the devices of this process."""
     batches = len(found.train) // settings.batch_size
-    steps, schedule, optimizer = config.steps_of(settings, batches), settings.schedule, settings.optimizer
+    steps, schedule, optimizer = config.steps_of(settings, batches), settings.schedule, config.optimizer_of(settings)
     return Plan(
         model=settings.model.name,
         build=models.builder(settings.model.name, found.shape, found.classes),
@@ -70,12 +70,14 @@ def plan_for(settings: config.RunConfig, found: data.Data, world: World | None =
         seed=settings.seed,
         devices=launch.devices_of(world or World(), launch.devices(settings.device)),
         optimizer=optimizer.name,
+        sharpness=optimizer.sharpness,
         lr=optimizer.lr,
         momentum=optimizer.momentum,
         nesterov=optimizer.nesterov,
         weight_decay=optimizer.weight_decay,
         milestones=config.milestones(settings, batches),
         factor=schedule.factor,
+        inner=schedules.parse(schedule.inner) if schedule.inner else None,
         start=settings.start,
         buffers=settings.buffers,
         optimizer_state=settings.optimizer_state,
@@ -366,7 +368,7 @@ def evaluate(path: Path, data_name: str | None = None, show: Quiet | None = None
         settings = settings.model_copy(update={"data": config.DataConfig(name=data_name)})
     found = load_data(settings, show)
     model = models.builder(settings.model.name, found.shape, found.classes)()
-    models.check_fits(settings.model.name, model, found.test.take(slice(0, 2))[0], found.classes)
+    models.check_fits(settings.model.name, model, *found.test.take(slice(0, 2)), found.classes)
     try:
         model.load_state_dict(run.load_model())
     except RuntimeError as error:

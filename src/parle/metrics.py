@@ -12,7 +12,7 @@ from parle.replicas import Replicas
 
 @dataclass(frozen=True)
 class Score:
-    """The error in percent and the mean cross-entropy of a classifier."""
+    """The error in percent and the mean cross-entropy of a classifier; of a text, those of the next character."""
 
     error_pct: float
     loss: float
@@ -20,7 +20,7 @@ class Score:
 
 @torch.no_grad()
 def score(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Score:
-    """The score of a model over batches of images and labels, in evaluation mode; its mode is put back."""
+    """The score of a model over batches of samples and labels, in evaluation mode; its mode is put back."""
     modes = [(layer, layer.training) for layer in model.modules()]
     model.eval()
     wrong, loss, count = 0, 0.0, 0
@@ -28,7 +28,7 @@ def score(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Score:
         output = model(images)
         wrong += int((output.argmax(1) != labels).sum())
         loss += float(cross_entropy(output, labels, reduction="sum"))
-        count += len(labels)
+        count += labels.numel()
     for layer, mode in modes:
         layer.training = mode
     return Score(round(100.0 * wrong / count, 4), loss / count)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from parle import buffers
 from parle.algorithm import Algorithm
-from parle.data import Split, in_turn
+from parle.data import in_turn
 from parle.errors import ConfigError
 from parle.metrics import Score, score
 from parle.random_streams import RandomStream, derive
@@ -31,7 +31,7 @@ class Judge:
         self.layout = Layout.of(self.model)
         self._test, train = plan.data.test.to(device), plan.data.train.to(device)
         chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(derive(plan.seed, "refresh")))[: plan.refresh].to(device)
-        self._all, self._some = train, Split(train.images[chosen], train.labels[chosen], train.scale)
+        self._all, self._some = train, train.subset(chosen)
 
     @torch.no_grad()
     def score(self, vector: Tensor, last: bool = False) -> Score:
@@ -54,7 +54,7 @@ def replicas_of(plan: Plan) -> list[Training]:
 
 def carry_out(training: Training, seat: Seat, first: int = 0) -> None:
     """What a replica does at its seat: join, take the steps of its plan from number `first` on, leave."""
-    training.step = first
+    training.go_to(first)
     training.join(seat)
     while training.step < training.plan.steps:
         training.advance(min(STRIDE, training.plan.steps - training.step))
@@ -74,7 +74,7 @@ class Serving:
             name = type(plan.algorithm).__name__
             raise ConfigError(f"The solution of {name} is a mean over its replicas, which a server does not have. Use another algorithm or variant.")
         self.judge = Judge(plan)
-        self.period = plan.algorithm.at(0).period  # where it changes, the first is near enough to count steps
+        self.period = plan.algorithm.at(0).steps_of(0)  # where it changes, the first is near enough to count steps
         trainings = [] if work else replicas_of(plan)
         self.work = work or (lambda seat, first: carry_out(trainings[seat.first], seat, first))
         self.solved: dict | None = None

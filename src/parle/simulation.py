@@ -41,7 +41,7 @@ def simulate(
     its = settings.communicator
     server = Simulated(its.quorum, settings.replicas, clock, count=its.count, wait=its.wait, bound=its.bound, timeout=its.timeout)
     plan = jobs.plan_for(settings, found)
-    period = plan.algorithm.at(0).period
+    period = plan.algorithm.at(0).steps_of(0)
     proposals = None if samples is None else -(-samples // (plan.batch_size * period))
     began = time.perf_counter()
     if gradients:

@@ -14,14 +14,17 @@ from torch.optim import SGD, AdamW
 import parle
 from parle.algorithm import Algorithm
 from parle.communicators import Communicator
-from parle.data import Batches, Data, Split, in_turn
+from parle.data import Batches, Data, in_turn
 from parle.errors import DivergedError
 from parle.metrics import Score, distances, score
 from parle.models import Build, check_fits
 from parle.random_streams import RandomStream, derive
+from parle.schedules import Schedule
+from parle.sharpness import ascended
 from parle.vectors import Layout
 
 STRIDE = 25  # steps between two signs of life
+FAR = 4  # times the period up to which the theory promises something
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,14 @@ class Plan:
     seed: int
     devices: tuple[torch.device, ...]
     optimizer: str = "sgd"
+    sharpness: float = 0.0
     lr: float = 0.1
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 0.0
     milestones: tuple[int, ...] = ()
     factor: float = 10.0
+    inner: Schedule | None = None
     start: str = "common"
     buffers: str = "recompute"
     optimizer_state: str = "keep"
@@ -70,7 +75,7 @@ class Training:
         self.batches = [Batches(self._train[device], plan.batch_size, plan.seed, number) for number, device in numbered]
         models = [self._model(number, device) for number, device in numbered]
         Layout.of(models[0])  # refuses what cannot be joined, before an optimizer is made of it
-        check_fits(plan.model, models[0], self.batches[0].split.take(slice(0, plan.batch_size))[0], plan.data.classes)
+        check_fits(plan.model, models[0], *self.batches[0].split.take(slice(0, plan.batch_size)), plan.data.classes)
         self._streams = [RandomStream(derive(plan.seed, "steps", number), device, len(self._train) == 1 and not apart) for number, device in numbered]
         self._optimizers = [self._optimizer(model) for model in models]
         self._models = models
@@ -78,6 +83,9 @@ class Training:
         self._losses = [torch.zeros((), device=device) for device in places]
         self.solved: dict | None = None  # the last solution with BatchNorm estimated from all data
         self._since = 0  # the step after which losses are summed
+        self._taken = [0] * len(models)  # steps of each replica
+        self._uneven = not isinstance(plan.algorithm.at(0).period, int)  # replicas take steps of their own number in a round
+        self._tells_loss = any(its.needs_loss for its in plan.algorithm.watched)
         if joined:
             self.join(communicator)
 
@@ -87,6 +95,10 @@ class Training:
         self.meter = parle.Metered(communicator or parle.InProcess())
         policies = dict(start=plan.start, buffers=plan.buffers, optimizer_state=plan.optimizer_state)
         self.replicas = parle.join(self._models, self._optimizers, plan.algorithm, self.meter, **policies)
+
+    def go_to(self, step: int) -> None:
+        """Begin with that step instead of the first."""
+        self.step, self._taken = step, [step] * len(self._taken)
 
     @property
     def batches_per_epoch(self) -> int:
@@ -107,11 +119,15 @@ class Training:
 
         Raises DivergedError as soon as a loss or a proposal is not finite.
         """
+        every = self.plan.evaluate_every
         while self.step < self.plan.steps:
-            to_evaluation = self.plan.evaluate_every - self.step % self.plan.evaluate_every
-            self.advance(min(to_evaluation, self.plan.steps - self.step, STRIDE))
+            evaluations = self.step // every
+            if self._uneven:
+                self._advance_to_round()
+            else:
+                self.advance(min(every - self.step % every, self.plan.steps - self.step, STRIDE))
             yield self.step
-            if self.step % self.plan.evaluate_every == 0 and self.step < self.plan.steps:
+            if self.step // every > evaluations and self.step < self.plan.steps:
                 yield self.record(self.plan.refresh)
         began = time.perf_counter()
         self.replicas.finish()
@@ -120,16 +136,24 @@ class Training:
 
     def rate(self, step: int) -> float:
         """The inner learning rate of a step."""
+        if self.plan.inner:
+            return self.plan.inner(self.replicas.round)
         return self.plan.lr / self.plan.factor ** sum(step >= milestone for milestone in self.plan.milestones)
 
     def caution(self) -> str | None:
         """What the algorithm first warns of in the course of the plan; of many rounds, some 200 are asked."""
         plan = self.plan
-        rounds = plan.steps // plan.algorithm.at(0).period + 1
+        rounds = int(plan.steps / plan.algorithm.at(0).mean_period) + 1
         for round in range(0, rounds, max(1, rounds // 200)):
             now = plan.algorithm.at(round)
-            if text := now.caution(self.rate(round * now.period), plan.momentum):
+            if text := now.caution(self.rate(int(round * now.mean_period)), plan.momentum):
                 return f"From round {round} of {rounds} on, {text}"
+        period, promised = plan.algorithm.at(0).mean_period, plan.algorithm.promised_period(plan.steps, plan.replicas)
+        if promised is not None and plan.replicas > 1 and period > FAR * max(1.0, promised):
+            return (
+                f"A period of {period:g} is far above T^(1/4) / N^(3/4) = {promised:.3g}, up to which the theory promises that {plan.replicas} replicas gain "
+                f"over one in {plan.steps:,} steps; beyond, it promises nothing, and trials decide."
+            )
         return None
 
     def advance(self, count: int) -> None:
@@ -145,6 +169,22 @@ class Training:
             self.step += part
         self.seconds += time.perf_counter() - began
 
+    def _advance_to_round(self) -> None:
+        """Take the steps up to the next round, of each replica its own number; `step` is their mean."""
+        began, before = time.perf_counter(), self.replicas.round
+        while self.replicas.round == before:
+            for team in self._teams:
+                for index in team:
+                    self._advance_team([index], self.replicas.steps_of(index))
+        self.step = round(self.replicas.mean_steps)
+        self.seconds += time.perf_counter() - began
+
+    @property
+    def gradient_evaluations(self) -> int:
+        """Gradients that all replicas have computed."""
+        steps = self.replicas.mean_steps if self._uneven else self.step
+        return round(steps * self.plan.replicas) * (2 if self.plan.sharpness else 1)
+
     def record(self, refresh: int | None) -> dict:
         """Measure everything now: one line of metrics.jsonl. BatchNorm is estimated from `refresh` samples (None: from all).
 
@@ -157,7 +197,7 @@ class Training:
             "epoch": self.step / self.batches_per_epoch,
             "step": self.step,
             "round": replicas.round,
-            "gradient_evaluations": self.step * self.plan.replicas,
+            "gradient_evaluations": self.gradient_evaluations,
             "seconds": round(self.seconds, 3),
             "images_per_second": round(self.step * self.plan.replicas * self.batches[0].size / max(self.seconds, 1e-9), 1),
             "bytes_sent_per_replica": self.meter.bytes_sent_per_replica,
@@ -216,7 +256,7 @@ class Training:
         if refresh is not None and refresh < len(split):
             generator = torch.Generator().manual_seed(derive(self.plan.seed, "refresh"))
             chosen = torch.randperm(len(split), generator=generator)[:refresh].to(split.labels.device)
-            split = Split(split.images[chosen], split.labels[chosen], split.scale)
+            split = split.subset(chosen)
         with self.meter.paused(), self.replicas.solution(self._alive(in_turn(split))) as model:  # what is sent only to evaluate is not counted
             yield model
 
@@ -226,6 +266,7 @@ class Training:
             "step": self.step,
             "seconds": self.seconds,
             "since": self._since,
+            "taken": list(self._taken),
             "losses": self._losses,
             "replicas": self.replicas.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
@@ -235,7 +276,7 @@ class Training:
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from there."""
-        self.step, self.seconds, self._since = state["step"], state["seconds"], state["since"]
+        self.step, self.seconds, self._since, self._taken = state["step"], state["seconds"], state["since"], list(state["taken"])
         self.replicas.load_state_dict(state["replicas"])
         with torch.no_grad():
             for loss, value in zip(self._losses, state["losses"], strict=True):
@@ -266,21 +307,26 @@ class Training:
             model, optimizer = self.replicas.models[index], self._optimizers[index]
             batches, total = self.batches[index], self._losses[index]
             with self._streams[index]:
-                for step in range(self.step, self.step + count):
-                    images, labels = batches.at(step)
+                for step in range(count):
+                    samples, labels = batches.at(self._taken[index])
                     for group in optimizer.param_groups:
-                        group["lr"] = self.rate(step)
+                        group["lr"] = self.rate(self.step + (0 if self._uneven else step))
                     optimizer.zero_grad()
-                    loss = cross_entropy(model(images), labels)
+                    loss = cross_entropy(model(samples), labels)
                     loss.backward()
+                    if self.plan.sharpness:
+                        with ascended(model.parameters(), self.plan.sharpness):
+                            cross_entropy(model(samples), labels).backward()
+                    if self._tells_loss:
+                        self.replicas.report(loss, index)
+                    self._taken[index] += 1
                     optimizer.step()
                     total += loss.detach()
             if self.meter.refuses:  # then the server sees to it, and the loss is only told
                 total.nan_to_num_()
             elif not torch.isfinite(total):
-                raise DivergedError(
-                    f"The training loss of replica {self.mine[index]} is not finite between steps {self.step} and {self.step + count}. Lower --lr."
-                )
+                end = self._taken[index]
+                raise DivergedError(f"The training loss of replica {self.mine[index]} is not finite between steps {end - count} and {end}. Lower --lr.")
 
     def _score_replica(self, index: int) -> Score:
         model, device = self.replicas.models[index], self.batches[index].split.labels.device

@@ -1,4 +1,4 @@
-"""Data by name: the embedded digits, folders of parquet shards, the hub, or anybody's `module:attribute`."""
+"""Data by name: the embedded digits, folders of parquet shards, a text, the hub, or anybody's `module:attribute`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +11,7 @@ from parle.data.dataset import Batches, Data, Split, in_turn
 from parle.data.digits import digits
 from parle.data.hub import HUB_IDS, fetch
 from parle.data.parquet import folder_of_shards, read_folder
+from parle.data.text import read_text
 from parle.errors import ConfigError, did_you_mean
 from parle.named import is_reference, resolve
 
@@ -25,9 +26,12 @@ def load(
     cache_dir: Path | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
+    context: int = 128,
     progress: Callable[[int, int], None] | None = None,
 ) -> Data:
     """The data of that name: `digits`, a folder in `data_dir`, a path, a hub id, or `module:attribute`.
+
+    A folder holds parquet shards; a file is a text, cut into windows of `context` characters.
 
     Decoded tensors are kept in `cache_dir`. Raises ConfigError or SetupError, with the cure, where there are none.
 
@@ -38,6 +42,8 @@ def load(
         return digits()
     if is_reference(name):
         return _own(name)
+    if Path(name).expanduser().is_file():
+        return read_text(Path(name).expanduser(), context)
     columns = (image_column, label_column, progress)
     cache = Cache(cache_dir)
     folders = [Path(name).expanduser()] + ([data_dir / name] if data_dir else [])
@@ -45,9 +51,13 @@ def load(
         if found := folder_of_shards(folder):
             return read_folder(folder.name, found, cache, *columns)
     if _is_path(name):
-        raise ConfigError(f"There is no train-*.parquet in {name}. Give a folder with shards in the Hugging Face layout, or one of {', '.join(KNOWN)}.")
+        raise ConfigError(
+            f"There is no train-*.parquet in {name}. Give a folder with shards in the Hugging Face layout, a text file, or one of {', '.join(KNOWN)}."
+        )
     if name not in KNOWN and "/" not in name:
-        raise ConfigError(f"`{name}` is not a data set. {did_you_mean(name, KNOWN)} A folder of parquet shards, a hub id or module:attribute does as well.")
+        raise ConfigError(
+            f"`{name}` is not a data set. {did_you_mean(name, KNOWN)} A folder of parquet shards, a text file, a hub id or module:attribute does as well."
+        )
     fetched = (cache_dir or Path.home() / ".cache" / "parle") / "hub" / name.replace("/", "--")
     return read_folder(name, folder_of_shards(fetched) or fetch(name, fetched, data_dir), cache, *columns)
 

@@ -1,4 +1,4 @@
-"""Labelled images in memory, and the batches drawn from them."""
+"""Labelled samples in memory, and the batches drawn from them."""
 
 import hashlib
 from dataclasses import dataclass
@@ -12,22 +12,31 @@ from parle.random_streams import derive
 
 @dataclass(frozen=True)
 class Split:
-    """Images (samples, channels, height, width), divided by `scale` when drawn, and labels (samples,)."""
+    """Images (samples, channels, height, width), divided by `scale` when drawn, and labels (samples,).
+
+    Without a scale they are windows of a text (samples, length), whose labels (samples, length) are the characters that follow.
+    """
 
     images: Tensor
     labels: Tensor
-    scale: float = 1.0
+    scale: float | None = 1.0
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """The images of those samples as float32, and their labels."""
+        """The images of those samples as float32, or the characters as whole numbers, and their labels."""
+        if self.scale is None:
+            return self.images[index].long(), self.labels[index].long()
         return self.images[index].to(torch.float32).div_(self.scale), self.labels[index]
 
     def to(self, device: torch.device) -> "Split":
         """The same samples on a device."""
         return Split(self.images.to(device), self.labels.to(device), self.scale)
+
+    def subset(self, index: Tensor) -> "Split":
+        """Those samples."""
+        return Split(self.images[index], self.labels[index], self.scale)
 
     def first(self, count: int | None) -> "Split":
         """The first samples."""
@@ -36,7 +45,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """A classification task: a training and a test split."""
+    """A classification task: a training and a test split; of a text, the class of a character is the next one."""
 
     name: str
     train: Split
@@ -45,7 +54,7 @@ class Data:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Channels, height and width of an image."""
+        """Channels, height and width of an image, or the length of a window."""
         return tuple(self.train.images.shape[1:])
 
     def digest(self) -> str:
@@ -101,6 +110,8 @@ class Batches:
 
 def in_turn(split: Split, size: int = 1000):
     """All samples in their order, in batches of up to `size`; a last batch of one, too few for BatchNorm, joins the one before."""
+    if split.scale is None:  # as many characters as fit
+        size = max(1, 16 * size // split.labels.shape[1])
     for begin in range(0, max(len(split) - 1, 1), size):
         end = begin + size
         yield split.take(slice(begin, end + 1 if end == len(split) - 1 else end))

@@ -8,11 +8,13 @@ from torch import Tensor, nn
 
 from parle.buffers import preserved
 from parle.errors import ConfigError, did_you_mean, first_line
+from parle.models.char_gpt import char_gpt
 from parle.models.lenet import lenet
 from parle.models.mlp import mlp
 from parle.named import is_reference, resolve
 
-MODELS = {"lenet": lenet, "mlp": mlp}
+MODELS = {"lenet": lenet, "mlp": mlp, "char-gpt": char_gpt}
+OPTIMIZERS = {"char-gpt": "adamw"}  # of networks that are not trained by SGD
 
 Build = Callable[[], nn.Module]
 
@@ -47,14 +49,19 @@ def builder(name: str, shape: tuple[int, ...], classes: int) -> Build:
     return build
 
 
-def check_fits(name: str, model: nn.Module, images: Tensor, classes: int) -> None:
-    """Raise ConfigError unless the model maps a batch of images to one number per class, in training and in evaluation mode."""
+def check_fits(name: str, model: nn.Module, samples: Tensor, labels: Tensor, classes: int) -> None:
+    """Raise ConfigError unless the model maps a batch to one number per class and label, in training and in evaluation mode."""
     with preserved(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:
-            outputs = [model.train()(images), model.eval()(images)]
+            outputs = [model.train()(samples), model.eval()(samples)]
         except Exception as error:
-            raise ConfigError(f"Model `{name}` cannot take a batch of {len(images)} images of shape {tuple(images.shape[1:])}: {first_line(error)}") from error
+            kind = "images" if samples.is_floating_point() else "windows of a text"
+            cure = "" if samples.is_floating_point() else " Use -m char-gpt for a text."
+            raise ConfigError(
+                f"Model `{name}` cannot take a batch of {len(samples)} {kind} of shape {tuple(samples.shape[1:])}: {first_line(error)}{cure}"
+            ) from error
+    expected = (classes, *labels.shape[1:])
     for output in outputs:
-        if not isinstance(output, Tensor) or output.shape != (len(images), classes):
+        if not isinstance(output, Tensor) or output.shape != (len(samples), *expected):
             got = tuple(output.shape[1:]) if isinstance(output, Tensor) else f"a {type(output).__name__}"
-            raise ConfigError(f"Model `{name}` returns {got} per image, expected {classes} numbers, one for each class of the data.")
+            raise ConfigError(f"Model `{name}` returns {got} per sample, expected {expected}: one number for each class of the data.")
