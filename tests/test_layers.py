@@ -12,7 +12,7 @@ LAYERS = {
     0: ["algorithm", "schedules", "vectors", "buffers", "errors", "optimizer_state", "random_streams", "named", "sharpness"],
     1: ["algorithms", "communicators"],
     2: ["replica", "joining", "meeting", "pace", "replicas"],
-    3: ["checkpoint", "metrics", "testing", "runs", "servers"],
+    3: ["hierarchy", "checkpoint", "metrics", "testing", "runs", "servers"],
     4: ["models", "data", "training", "serving", "reports"],
     5: ["config", "launch", "together", "processes", "jobs", "simulation"],
     6: ["cli", "__main__"],

@@ -85,8 +85,7 @@ def train(task: str, settings: dict, seed: int, runs: Path) -> dict:
     single = settings["algorithm"] in ("sgd", "lookahead", "ema", "swa", "entropy-sgd")
     if task == "text":
         settings["data"] = str(text())
-        windows = (text().stat().st_size * 9 // 10 - 1) // 64  # the test is at most as long as a tenth
-        windows = max(windows, (text().stat().st_size - 2**17 - 1) // 64)
+        windows = (text().stat().st_size - 2**17 - 1) // 64  # without the test
         settings["epochs"] = STEPS[task] / (windows // 16)
     settings["epochs"] *= settings.pop("share", 1.0) * (REPLICAS if single else 1)
     settings |= {"replicas": 1 if single else REPLICAS, "seed": seed, "threads": 1, "processes": False, "evaluation.every": 1000}
@@ -114,6 +113,7 @@ def main() -> None:
     parser.add_argument("--only", help="runs whose name contains this")
     chosen = parser.parse_args()
     file = HERE / "results" / f"{chosen.task}.jsonl"
+    file.parent.mkdir(exist_ok=True)
     done = {(line["name"], line["seed"]) for line in map(json.loads, file.read_text().splitlines())} if file.exists() else set()
     for seed in range(SEEDS):
         for name, settings in configurations(chosen.task).items():

@@ -28,6 +28,7 @@ _HOMES = {
     ],
     "parle.communicators": ["MPI", "Communicator", "Compressed", "InProcess", "Metered", "Overlapped", "TorchDistributed"],
     "parle.errors": ["ConfigError", "DivergedError", "JoinError", "ParleError", "ReplicaLost", "SetupError"],
+    "parle.hierarchy": ["Hierarchy"],
     "parle.replicas": ["Replicas", "join"],
     "parle.servers": ["Clock", "Link", "RayServer", "Server", "Simulated"],
     "parle.schedules": ["AdaComm", "Harmonic", "Power", "QSR", "Ramp", "Restart", "Schedule", "Scoping", "Seconds", "Seen", "Stages", "Steps", "Switch"],

@@ -96,7 +96,7 @@ class Replicas:
     def __init__(self, models, optimizers, algorithm, communicator, start: str, buffers: str, optimizer_state: str):
         self.layout = joining.check_members(models, optimizers, algorithm)
         self.algorithm, self.communicator = algorithm, communicator
-        self.buffers, self.optimizer_state = buffers, optimizer_state
+        self.buffers, self.optimizer_state, self._common = buffers, optimizer_state, start == "common"
         self.round = 0
         self._now = algorithm.at(0)
         self._lock, self._releasing, self._showing, self._meeting = threading.RLock(), False, False, None
@@ -207,8 +207,8 @@ class Replicas:
         return shares[0] if shares[0].dim() == 1 else self.communicator.mean([share[0] for share in shares])
 
     @contextmanager
-    def solution(self, loader: Iterable | None = None) -> Iterator[nn.Module]:
-        """Inside `with`, the first model is the solution, in evaluation mode; afterwards it is as it was.
+    def solution(self, loader: Iterable | None = None, vector: Tensor | None = None) -> Iterator[nn.Module]:
+        """Inside `with`, the first model is the solution, or another `vector` (N,), in evaluation mode; afterwards it is as it was.
 
         BatchNorm statistics are estimated again from `loader`, batches of training data without augmentation, unless the
         policy for buffers says otherwise. Raises ConfigError where they are needed and no loader is given.
@@ -221,7 +221,7 @@ class Replicas:
                 "solution() needs a loader of training data here: the model has BatchNorm, and a replica's running statistics do not fit the "
                 'solution. Call solution(loader), or join with buffers="average" or buffers="keep".'
             )
-        vector, saved = self.solution_vector(), first.r.params.clone()
+        vector, saved = self.solution_vector() if vector is None else vector, first.r.params.clone()
         with buffer_policies.preserved(first.model):
             try:
                 self._showing = True
@@ -375,11 +375,14 @@ class Replicas:
         members = [(replica.optimizer, replica.parameters) for replica in self._replicas]
         state_policies.apply(self.optimizer_state, members, self.communicator.mean)
 
-    def _start_again(self) -> None:
-        """Begin anew from the reference, after a proposal that was not finite."""
+    def _start_from_reference(self) -> None:
         for block in self._blocks:
             block.params = block.reference.expand_as(block.params)
             self.algorithm.start(block)
+
+    def _start_again(self) -> None:
+        """Begin anew from the reference, after a proposal that was not finite."""
+        self._start_from_reference()
         state_policies.apply("reset", [(replica.optimizer, replica.parameters) for replica in self._replicas], self.communicator.mean)
 
     def _spread(self, part: Part) -> None:
@@ -387,6 +390,14 @@ class Replicas:
         for block in self._blocks:
             if block.reference is not self.reference:
                 block.reference[part.place].copy_(self.reference[part.place])
+
+    @torch.no_grad()
+    def move_reference(self, vector: Tensor) -> None:
+        """Take a reference, shape (N,), that was moved from outside; before the first step, the replicas start from it."""
+        self.center.shared.reference = vector
+        self._spread(WHOLE)
+        if self._common and not self.round and not any(replica.steps for replica in self._replicas):
+            self._start_from_reference()
 
     def _next_round(self) -> None:
         self.round += 1
