@@ -308,3 +308,42 @@ def on_the_wire(rank: int, how: dict, width: int) -> tuple[int, int]:
     before = seen()
     train_wide(replicas, 5)
     return transport.bytes_sent * 2, seen() - before
+
+
+def unequal(rank: int, periods: tuple[int, ...], rounds: int, weigh: str) -> dict:
+    """One replica a process, each with a period of its own, on the small problem; a last round of fewer steps."""
+    model = Vector(start())
+    meter = parle.Metered(parle.TorchDistributed(ordered=True))
+    replicas = parle.join(model, torch_sgd(model.parameters()), parle.LocalSGD(period=periods, weigh=weigh), meter)
+    advance(replicas, periods[rank] * rounds, offset=rank)
+    replicas.finish()
+    return {"params": replicas.params[0].numpy().copy(), "steps": replicas.mean_steps, "rounds": replicas.round}
+
+
+def by_time(rank: int, weigh: str) -> dict:
+    """Processes of unequal speed and unequal length that meet by the clock."""
+    model = Vector(start())
+    replicas = parle.join(model, torch_sgd(model.parameters()), parle.LocalSGD(period=parle.Seconds(0.1), weigh=weigh), parle.TorchDistributed())
+    steps = 0
+    for step in range((120, 12)[rank]):
+        time.sleep((0.004, 0.03)[rank])
+        advance(replicas, 1, first=step, offset=rank)
+        steps += 1
+    replicas.finish()
+    told = {"params": replicas.params[0].numpy().copy(), "mean": replicas.mean_steps, "steps": steps, "rounds": replicas.round}
+    replicas.close()
+    return told
+
+
+def adapting(rank: int) -> list[int]:
+    """A period that follows a loss which differs from process to process: the periods that came of it."""
+    model, found, step = Vector(start()), [], 0
+    replicas = parle.join(model, torch_sgd(model.parameters()), parle.LocalSGD(period=parle.AdaComm(9)), parle.TorchDistributed())
+    while replicas.round < 5:
+        found.append(replicas.steps_to_round)
+        for _ in range(found[-1]):
+            replicas.report((1.0 + rank) / (1 + step))
+            advance(replicas, 1, first=step, offset=rank)
+            step += 1
+    replicas.finish()
+    return found

@@ -33,6 +33,15 @@ def test_wrappers_do_the_same_in_one_process_and_in_three(how):
         assert its["rounds"] == expected["rounds"] == 3
 
 
+@pytest.mark.parametrize("how", [{}, {"ordered": False}, {"delay": 2}, {"codec": "int8", "delay": 2}], ids=str)
+def test_fragments_go_one_at_a_time_in_three_processes_as_in_one(how):
+    algorithm = parle.StreamingDiLoCo(period=3, fragments=3)
+    expected = alone(algorithm, how, 3)
+    for rank, its in enumerate(ranks.results(3, programs.trajectory, algorithm, {"ordered": True, **how})):
+        np.testing.assert_allclose(its["params"][0], expected["params"][rank], atol=1e-6, rtol=0)
+        assert its["rounds"] == expected["rounds"] == 4  # three fragments, and the whole vector at the end
+
+
 @pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "fast"])
 def test_a_long_vector_goes_in_parts_and_buckets(ordered):
     algorithm, width = parle.Parle(period=2), 400_000  # 4.4 million parameters: more than one bucket, 17 parts

@@ -171,14 +171,18 @@ def list_(
 
 
 @app.command()
-def explain(name: Annotated[str, typer.Argument(help="The name of an algorithm, as in `parle list`.")]) -> None:
-    """Explain an algorithm: paper, equations, settings, vectors, bytes, special cases: `parle explain parle`."""
+def explain(
+    name: Annotated[str, typer.Argument(help="The name of an algorithm, as in `parle list`.")],
+    replicas: Annotated[int, typer.Option("-n", "--replicas", min=1, help="Of the run in mind.")] = 3,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Of each replica, in the run in mind.")] = 10_000,
+) -> None:
+    """Explain an algorithm: paper, equations, settings, vectors, bytes, special cases: `parle explain local-sgd -n 8 --steps 60000`."""
     from parle.algorithms import ALGORITHMS
     from parle.reports import explain as explaining
 
     if name not in ALGORITHMS:
         raise ConfigError(f"`{name}` is not an algorithm. {did_you_mean(name, ALGORITHMS)}")
-    print(explaining.page(name, ALGORITHMS[name]), end="")
+    print(explaining.page(name, ALGORITHMS[name], steps, replicas), end="")
 
 
 @app.command()

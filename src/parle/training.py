@@ -148,6 +148,8 @@ class Training:
             now = plan.algorithm.at(round)
             if text := now.caution(self.rate(int(round * now.mean_period)), plan.momentum):
                 return f"From round {round} of {rounds} on, {text}"
+        if 2 * plan.algorithm.at(0).mean_period > plan.steps and plan.algorithm.vectors_sent and not isinstance(plan.algorithm, parle.OneShot):
+            return f"{plan.steps:,} steps are less than two rounds of {plan.algorithm.at(0).mean_period:g} steps. Train longer, or lower algorithm.period."
         period, promised = plan.algorithm.at(0).mean_period, plan.algorithm.promised_period(plan.steps, plan.replicas)
         if promised is not None and plan.replicas > 1 and period > FAR * max(1.0, promised):
             return (
@@ -176,7 +178,7 @@ class Training:
             for team in self._teams:
                 for index in team:
                     self._advance_team([index], self.replicas.steps_of(index))
-        self.step = round(self.replicas.mean_steps)
+        self.step = int(self.replicas.mean_steps + 1e-9)  # a mean of thirds may fall short of a whole number
         self.seconds += time.perf_counter() - began
 
     @property

@@ -12,8 +12,8 @@ from parle.algorithm import Algorithm
 from parle.algorithms import VARIANTS
 
 
-def page(name: str, kind: type[Algorithm], parameters: int = 1_000_000) -> str:
-    """The page as Markdown: equations, settings, vectors kept, bytes per round, special cases."""
+def page(name: str, kind: type[Algorithm], steps: int = 10_000, replicas: int = 3, parameters: int = 1_000_000) -> str:
+    """The page as Markdown: equations, settings, vectors kept, bytes per round, what the theory promises a run, special cases."""
     text = re.split(r"\n\s*>>>", inspect.getdoc(kind))[0].rstrip()
     kept = ["optimizer state (yours)", *vectors_kept(kind)]
     sections = [
@@ -28,12 +28,30 @@ def page(name: str, kind: type[Algorithm], parameters: int = 1_000_000) -> str:
         f"- partial rounds: {'yes' if kind.partial_rounds else 'no, every round needs all replicas'}",
         "## Bytes",
         _bytes(kind, parameters),
+        *_promise(kind, steps, replicas),
         "## Special cases",
         "\n".join(f"- {case}" for case in kind.special_cases),
     ]
     if name in VARIANTS:
         sections += ["## Variants", _variants(VARIANTS[name])]
     return "\n\n".join(sections) + "\n"
+
+
+def _promise(kind: type[Algorithm], steps: int, replicas: int) -> list[str]:
+    """The bound on the period, where the paper has one."""
+    promised = kind().promised_period(steps, replicas)
+    if promised is None:
+        return []
+    return [
+        "## How long a period may be",
+        "For f with an L-Lipschitz gradient, not necessarily convex, gradients of variance s^2 and second moment G^2, N replicas, T steps and a rate eta up to "
+        "1/L (derived in docs/family.md):\n\n"
+        "    mean_t E |grad f(x_t)|^2  <=  2 (f(x_0) - f*) / (eta T)  +  4 eta^2 I^2 G^2 L^2  +  eta L s^2 / N\n\n"
+        "With eta = sqrt(N / T) / L this is O(1 / sqrt(N T)), as good as N times the steps of one replica, as long as I is at most T^(1/4) / N^(3/4).\n\n"
+        f"T^(1/4) / N^(3/4) = {promised:.3g} for N = {replicas} replicas and T = {steps:,} steps (-n and --steps): "
+        f"`--set algorithm.period='restart({steps}, replicas={replicas})'` takes {max(1, int(promised))}. It is a promise up to a constant, which nobody knows "
+        "beforehand; longer periods often do as well, and trials decide.",
+    ]
 
 
 def _variants(variants: dict[str, type[Algorithm]]) -> str:
