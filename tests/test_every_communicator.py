@@ -8,10 +8,10 @@ from problems import SIZE, advance, coupled
 
 import parle
 from parle import testing
-from parle.communicators.codecs import BF16, Int8, TopK, codec
+from parle.communicators.codecs import BF16, Int4, Int8, TopK, codec
 
 SEVERAL = [parle.LocalSGD(period=3), parle.Parle(period=3), parle.ElasticSGD(), parle.DataParallel()]
-CODECS = ["bf16", "int8", "int8(64)", "topk(0.1)"]
+CODECS = ["bf16", "int8", "int8(64)", "int4", "topk(0.1)"]
 
 
 @pytest.mark.parametrize("make", [parle.InProcess, lambda: parle.Metered(parle.InProcess())], ids=["InProcess", "Metered"])
@@ -66,11 +66,11 @@ def test_a_code_is_of_known_length_and_near_the_vector(text, kind, size):
     decoded = its.decode(payload, size)
     assert decoded.shape == (size,) and decoded.dtype == torch.float32
     error = (decoded - vector.float()).abs().max() / vector.float().abs().max()
-    assert error < {"b": 2**-8, "i": 1 / 254 + 1e-6, "t": 1.0}[text[0]] + (0 if size > 1 else 1e-6)
+    assert error < {"bf16": 2**-8, "int8": 1 / 254 + 1e-6, "int4": 1 / 14 + 1e-6, "topk": 1.0}[text.partition("(")[0]] + (0 if size > 1 else 1e-6)
 
 
 def test_the_code_of_zeros_and_of_tiny_numbers_is_finite():
-    for its in (BF16(), Int8(), TopK()):
+    for its in (BF16(), Int8(), Int4(), TopK()):
         for vector in (torch.zeros(300), torch.full((300,), 1e-42), torch.full((300,), 3e38)):
             assert torch.isfinite(its.decode(its.encode(vector), 300)).all()
 
@@ -80,13 +80,13 @@ def test_top_k_keeps_the_largest():
     assert TopK(0.3).decode(TopK(0.3).encode(vector), 10).tolist() == [0, -5, 3, 0, 0, 0, 4, 0, 0, 0]
 
 
-@pytest.mark.parametrize("text", ["int4", "topk(2)", "topk(x)", "int8(1.5)", "bf16(3)"])
+@pytest.mark.parametrize("text", ["int3", "topk(2)", "topk(x)", "int8(1.5)", "bf16(3)"])
 def test_a_code_that_is_none_is_refused(text):
     with pytest.raises(parle.ConfigError, match=r"topk|codec"):
         codec(text)
 
 
-@pytest.mark.parametrize("text", ["bf16", "int8", "topk(0.3)"])
+@pytest.mark.parametrize("text", ["bf16", "int8", "int4", "topk(0.3)"])
 @pytest.mark.parametrize(
     "algorithm", [parle.LocalSGD(period=3), parle.Parle(period=3), parle.ElasticSGD(), parle.DataParallel()], ids=lambda a: type(a).__name__
 )

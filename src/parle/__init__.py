@@ -31,7 +31,7 @@ _HOMES = {
     "parle.hierarchy": ["Hierarchy"],
     "parle.replicas": ["Replicas", "join"],
     "parle.servers": ["Clock", "Link", "RayServer", "Server", "Simulated"],
-    "parle.schedules": ["AdaComm", "Harmonic", "Power", "QSR", "Ramp", "Restart", "Schedule", "Scoping", "Seconds", "Seen", "Stages", "Steps", "Switch"],
+    "parle.schedules": ["AdaComm", "Harmonic", "Power", "QSR", "Ramp", "Restart", "Schedule", "Scoping", "Seconds", "Stages", "Steps", "Switch"],
     "parle.sharpness": ["ascended"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

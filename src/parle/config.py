@@ -98,7 +98,7 @@ class CommunicatorConfig(Strict):
     address: str | None = Field(None, description="ray: that of a cluster; default: a Ray of its own on this machine")
     ordered: bool = Field(False, description="add up in the order of the replicas: the same bits in one process and in several")
     timeout: float = Field(300.0, gt=0, description="seconds after which a process that does not answer is lost")
-    codec: str | None = Field(None, description="send bf16, int8 or topk(0.01) instead of float32")
+    codec: str | None = Field(None, description="send bf16, int8, int4 or topk(0.01) instead of float32")
     delay: int = Field(0, ge=0, description="steps between the beginning of a round and its end, for algorithms with a delayed form")
 
 

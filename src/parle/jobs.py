@@ -365,7 +365,7 @@ def evaluate(path: Path, data_name: str | None = None, show: Quiet | None = None
     run = RunFolder.existing(path)
     settings = config.load(run.config)
     if data_name:
-        settings = settings.model_copy(update={"data": config.DataConfig(name=data_name)})
+        settings = settings.model_copy(update={"data": config.DataConfig(name=data_name, context=settings.data.context)})
     found = load_data(settings, show)
     model = models.builder(settings.model.name, found.shape, found.classes)()
     models.check_fits(settings.model.name, model, *found.test.take(slice(0, 2)), found.classes)

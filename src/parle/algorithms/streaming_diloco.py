@@ -21,7 +21,7 @@ class StreamingDiLoCo(DiLoCo):
 
     In the paper's letters: params is theta_i, reference is theta, fragments is P, momentum is mu; period is H / P, so that every
     fragment waits fragments times period steps for its next round. The late form is that over `Overlapped(communicator, tau)`, and
-    proposals in few bits are `Compressed(communicator, "int8")`. Fragments are consecutive and of equal length, wherever layers
+    proposals in few bits are `Compressed(communicator, "int4")`. Fragments are consecutive and of equal length, wherever layers
     begin (the paper cuts between layers). The last round exchanges the whole vector.
 
     >>> [StreamingDiLoCo(fragments=4).fragment(round, size=10) for round in (0, 3, 4)]

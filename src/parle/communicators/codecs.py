@@ -62,6 +62,32 @@ class Int8(Codec):
         return f"int8({self.chunk})"
 
 
+class Int4(Codec):
+    """Half a byte for a number, and a scale in float32 for every `chunk` of them: the largest magnitude becomes 7.
+
+    >>> Int4().decode(Int4().encode(torch.tensor([7.0, -2.0, 0.4])), 3)
+    tensor([ 7., -2.,  0.])
+    """
+
+    def __init__(self, chunk: int = 64):
+        self.chunk = chunk + chunk % 2
+
+    def encode(self, vector: Tensor) -> Tensor:
+        chunks = torch.nn.functional.pad(vector.to(torch.float32), (0, -len(vector) % self.chunk)).view(-1, self.chunk)
+        scales = chunks.abs().amax(1).div_(7)
+        codes = (chunks / scales.clamp_min(torch.finfo(torch.float32).tiny)[:, None]).round_().add_(8).to(torch.uint8).view(-1, 2)
+        return torch.cat([scales.view(torch.uint8), (codes[:, 0] + 16 * codes[:, 1])[: (len(vector) + 1) // 2]])
+
+    def decode(self, payload: Tensor, size: int) -> Tensor:
+        scales = payload[: 4 * -(-size // self.chunk)].clone().view(torch.float32)
+        pairs = payload[4 * len(scales) :]
+        codes = torch.stack([pairs % 16, pairs // 16], 1).view(-1).to(torch.float32).sub_(8)
+        return torch.nn.functional.pad(codes, (0, -len(codes) % self.chunk)).view(-1, self.chunk).mul_(scales[:, None]).view(-1)[:size]
+
+    def __repr__(self) -> str:
+        return f"int4({self.chunk})"
+
+
 class TopK(Codec):
     """The largest magnitudes alone, a `fraction` of them, each as a float32 and its place as an int32.
 
@@ -89,7 +115,7 @@ class TopK(Codec):
         return f"topk({self.fraction})"
 
 
-CODECS = {"bf16": BF16, "int8": Int8, "topk": TopK}
+CODECS = {"bf16": BF16, "int8": Int8, "int4": Int4, "topk": TopK}
 
 
 def codec(text: str) -> Codec:
@@ -105,4 +131,4 @@ def codec(text: str) -> Codec:
     try:
         return CODECS[name](*([float(number) if name == "topk" else int(number)] if number else []))
     except (TypeError, ValueError):
-        raise ConfigError(f"`{text}` is not a codec. Write bf16, int8, int8(256) or topk(0.01).") from None
+        raise ConfigError(f"`{text}` is not a codec. Write bf16, int8, int8(256), int4 or topk(0.01).") from None

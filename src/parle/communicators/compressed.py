@@ -12,14 +12,14 @@ from parle.vectors import WHOLE, Part
 
 
 class Compressed(Wrapped):
-    """Any communicator, whose rounds send encoded proposals: `bf16`, `int8`, `topk(0.01)`, or a Codec of your own.
+    """Any communicator, whose rounds send encoded proposals: `bf16`, `int8`, `int4`, `topk(0.01)`, or a Codec of your own.
 
         e_a <- e_a + d_a,  m_a = C(e_a),  e_a <- e_a - m_a,  mean_a m_a      a proposal d_a that is a change: error feedback
         m_a = C(p_a - h_a),  h_a <- h_a + m_a,  h <- h + mean_a m_a,  h      a proposal p_a that is a point (EF21)
 
     Every process sends its m_a to every other one, so all of them form the same mean, and form it alike on every transport.
     That pays as long as n - 1 encoded vectors are shorter than the 2 (n - 1)/n plain ones of a ring: with one replica a process,
-    bf16 for up to 3 processes, int8 up to 7, topk(0.01) up to 99. Where it does not pay, `open` raises ConfigError. The algorithm
+    bf16 for up to 3 processes, int8 up to 7, int4 up to 14, topk(0.01) up to 99. Where it does not pay, `open` raises ConfigError. The algorithm
     says whether it proposes changes or points; e_a begins at 0, h_a and h at the first reference, and all of them are state. Only
     rounds are encoded: what a policy averages beside them (momentum, buffers) goes as it is, and is counted so.
 
