@@ -8,6 +8,7 @@ parameters: those of each replica, the reference, and the mean while a round is 
 """
 
 import argparse
+import dataclasses
 import resource
 import subprocess
 import sys
@@ -30,16 +31,19 @@ class Large(nn.Module):
 
 def run(name: str, size: int, replicas: int) -> None:
     models = [Large(size) for _ in range(replicas)]
-    optimizers = [torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9, nesterov=True, foreach=False) for m in models]
-    coupled = None
-    if name != "without":
-        kind = parle.ALGORITHMS[name]
-        coupled = parle.join(models, optimizers, kind(**({} if name == "data-parallel" else {"period": 2})))
+    kind, coupled = parle.ALGORITHMS[name.removeprefix("without ")], None
+    momentum = {} if kind.steps_at_center else {"momentum": 0.9, "nesterov": True}
+    optimizers = [torch.optim.SGD(m.parameters(), lr=0.1, foreach=False, **momentum) for m in models]
+    if not name.startswith("without"):
+        period = next(field for field in dataclasses.fields(kind) if field.name == "period")
+        coupled = parle.join(models, optimizers, kind(**({"period": 2} if period.metadata["each"] else {})))
     for _ in range(5):
         for model, optimizer in zip(models, optimizers, strict=True):
             optimizer.zero_grad()
             model().backward()
             optimizer.step()
+    if coupled is not None:
+        coupled.finish()
     del coupled
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
@@ -62,8 +66,9 @@ def main() -> None:
     vector = options.size * 4
     for name, kind in parle.ALGORITHMS.items():
         replicas = 1 if kind.single else options.replicas
-        extra = (peak(name, options.size, replicas) - peak("without", options.size, replicas)) / vector
-        named = (len(vectors_kept(kind)) - 1) * replicas + 2  # params are there without parle; the reference and the mean exist once
+        extra = (peak(name, options.size, replicas) - peak(f"without {name}", options.size, replicas)) / vector
+        each, once = vectors_kept(kind)
+        named = (len(each) - 1) * replicas + len(once) + 1  # params are there without parle; the mean exists once
         print(f"{name:18} n={replicas}: {extra:5.2f} vectors more than without; explain names {named}, plus one is {named + 1}")
 
 

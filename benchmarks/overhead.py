@@ -14,7 +14,7 @@ import time
 import torch
 from torch.nn.functional import cross_entropy
 
-from parle import config, jobs
+from parle import config, plans
 from parle.models import builder
 from parle.training import Training
 
@@ -59,9 +59,9 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     for replicas in options.replicas:
         settings = config.load(sets=("model=lenet", "data=mnist", f"algorithm={options.algorithm}", f"replicas={replicas}"))
-        data = jobs.load_data(settings)
+        data = plans.load_data(settings)
         settings = config.settled(settings, len(data.train))
-        ours, plain, null = Training(jobs.plan_for(settings, data)), Plain(data, settings.batch_size, replicas), Plain(data, settings.batch_size, replicas)
+        ours, plain, null = Training(plans.plan_for(settings, data)), Plain(data, settings.batch_size, replicas), Plain(data, settings.batch_size, replicas)
         for advance in (ours.advance, plain.advance, null.advance):
             advance(options.steps)  # warm up
         rows = [[timed(advance, options.steps) for advance in (plain.advance, ours.advance, null.advance)] for _ in range(options.blocks)]

@@ -28,7 +28,7 @@ from rounds import all_cnn, in_processes
 from torch.nn.functional import cross_entropy
 
 import parle
-from parle import config, jobs
+from parle import config, plans
 
 BATCH = 128
 AIM, AIM_SHARE = 1.8, 0.005
@@ -47,7 +47,7 @@ def trained(options: argparse.Namespace) -> float:
 
 
 def plain_loop() -> Plain:
-    plain = Plain(jobs.load_data(config.load(sets=("data=mnist",))), BATCH, 1)
+    plain = Plain(plans.load_data(config.load(sets=("data=mnist",))), BATCH, 1)
     plain.advance(10)  # warm up
     return plain
 

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 import parle
-from parle import config, jobs
+from parle import config, plans
 from parle.random_streams import RandomStream, derive
 from parle.training import Training
 
 
 def trained(steps: int = 30, **settings) -> Training:
     sets = tuple(f"{path.replace('__', '.')}={value}" for path, value in settings.items())
-    found = jobs.load_data(configured := config.load(sets=sets))
-    training = Training(jobs.plan_for(config.settled(configured, len(found.train)), found))
+    found = plans.load_data(configured := config.load(sets=sets))
+    training = Training(plans.plan_for(config.settled(configured, len(found.train)), found))
     training.advance(steps)
     return training
 
@@ -84,11 +84,11 @@ def test_derived_seeds_are_different():
 
 
 def test_evaluating_more_often_changes_nothing():
-    found = jobs.load_data(configured := config.load(sets=("epochs=1",)))
+    found = plans.load_data(configured := config.load(sets=("epochs=1",)))
     often = config.load(sets=("epochs=1", "evaluation.every=0.1"))
     ends = []
     for settings in (configured, often):
-        training = Training(jobs.plan_for(config.settled(settings, len(found.train)), found))
+        training = Training(plans.plan_for(config.settled(settings, len(found.train)), found))
         list(training.run())
         ends.append(training.replicas.solution_vector().clone())
     assert torch.equal(*ends)

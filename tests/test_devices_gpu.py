@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from parle import config, jobs
+from parle import config, plans
 from parle.training import Training
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -11,8 +11,8 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 def trained(device: str, steps: int = 60) -> Training:
     settings = config.load(sets=(f"device={device}", "model=mlp"))
-    found = jobs.load_data(settings)
-    training = Training(jobs.plan_for(config.settled(settings, len(found.train)), found))
+    found = plans.load_data(settings)
+    training = Training(plans.plan_for(config.settled(settings, len(found.train)), found))
     training.advance(steps)
     return training
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import parle
-from parle import config, jobs, launch
+from parle import config, jobs, launch, plans
 from parle.launch import World
 
 PARLE = [sys.executable, "-m", "parle"]
@@ -376,7 +376,7 @@ def test_jobs_are_spread_only_where_nothing_says_otherwise(monkeypatch):
 
     def decided(samples=many, **given) -> bool:
         settings = config.parse({"replicas": 3, "device": "cpu", **given})
-        return bool(jobs.spread(settings, samples, jobs.Quiet()).processes)
+        return bool(jobs.spread(settings, samples, plans.Quiet()).processes)
 
     assert decided() and decided(processes=True, threads=2)
     assert not decided(samples=many - 1) and not decided(replicas=1) and not decided(threads=2) and not decided(processes=False)

@@ -11,10 +11,10 @@ SOURCE = Path(parle.__file__).parent
 LAYERS = {
     0: ["algorithm", "schedules", "vectors", "buffers", "errors", "optimizer_state", "random_streams", "named", "sharpness"],
     1: ["algorithms", "communicators"],
-    2: ["replica", "joining", "meeting", "pace", "replicas"],
+    2: ["center", "replica", "joining", "meeting", "pace", "replicas"],
     3: ["hierarchy", "checkpoint", "metrics", "testing", "runs", "servers"],
     4: ["models", "data", "training", "serving", "reports"],
-    5: ["config", "launch", "together", "processes", "jobs", "simulation"],
+    5: ["config", "launch", "together", "processes", "plans", "jobs", "simulation"],
     6: ["cli", "__main__"],
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}

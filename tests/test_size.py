@@ -26,10 +26,10 @@ def code_lines(path: Path) -> int:
 
 
 def test_the_core_stays_small():
-    core = [SOURCE / "algorithm.py", *SOURCE.glob("algorithms/*.py"), *SOURCE.glob("communicators/*.py"), SOURCE / "replicas.py"]
-    assert sum(map(code_lines, core)) <= 1500
-    beside = ("replica.py", "joining.py", "meeting.py", "vectors.py", "buffers.py", "optimizer_state.py")
-    assert sum(map(code_lines, core + [SOURCE / name for name in beside])) <= 1900
+    core = [SOURCE / name for name in ("algorithm.py", "replicas.py", "center.py")] + list(SOURCE.glob("communicators/*.py"))
+    assert sum(map(code_lines, core)) <= 1250
+    beside = ("replica.py", "joining.py", "meeting.py", "pace.py", "vectors.py", "buffers.py", "optimizer_state.py")
+    assert sum(map(code_lines, core + [SOURCE / name for name in beside])) <= 1800
 
 
 def test_files_and_functions_stay_small():
@@ -43,5 +43,6 @@ def test_files_and_functions_stay_small():
 
 
 def test_an_algorithm_is_mathematics_of_one_page():
-    for path in SOURCE.glob("algorithms/*.py"):
-        assert code_lines(path) <= 80, path
+    sizes = {path: code_lines(path) for path in SOURCE.glob("algorithms/*.py")}
+    assert max(sizes.values()) <= 80, sizes
+    assert sum(sizes.values()) <= 30 * len(parle.ALGORITHMS), sizes

@@ -8,82 +8,16 @@ from pathlib import Path
 
 import torch
 
-from parle import checkpoint, config, data, launch, models, processes, schedules
+from parle import checkpoint, config, data, launch, models, processes
 from parle.errors import ConfigError, DivergedError, ParleError, ReplicaLost
-from parle.launch import Environment, World
+from parle.launch import World
 from parle.metrics import Score, score
+from parle.plans import Quiet, load_data, plan_for
 from parle.runs import RunFolder
 from parle.servers import Seat
 from parle.serving import Serving, carry_out
 from parle.together import Ended, Together
 from parle.training import Plan, Training
-
-
-class Quiet:
-    """What a display of the training has to offer; this one shows nothing."""
-
-    def begin(self, title: str, total: int) -> None:
-        """A long work of so many parts begins."""
-
-    def advance(self, done: int, total: int, note: str = "") -> None:
-        """So many parts are done."""
-
-    def end(self) -> None:
-        """The work is done, or given up."""
-
-    def note(self, text: str) -> None:
-        """Something that was decided for the user."""
-
-    def caution(self, text: str) -> None:
-        """Something that the user should know."""
-
-
-def load_data(settings: config.RunConfig, show: Quiet | None = None) -> data.Data:
-    """The configured data."""
-    show, environment, its = show or Quiet(), Environment.read(), settings.data
-
-    def progress(done: int, total: int) -> None:
-        if done <= 500:
-            show.begin(f"decoding {its.name}", total)
-        show.advance(done, total)
-
-    show.begin(f"loading {its.name}", 1)
-    try:
-        found = data.load(its.name, environment.data_dir, environment.cache_dir, its.image_column, its.label_column, its.context, progress)
-    finally:
-        show.end()
-    return data.Data(found.name, found.train.first(its.samples), found.test, found.classes)
-
-
-def plan_for(settings: config.RunConfig, found: data.Data, world: World | None = None) -> Plan:
-    """The plan of a settled configuration, on the devices of this process."""
-    batches = len(found.train) // settings.batch_size
-    steps, schedule, optimizer = config.steps_of(settings, batches), settings.schedule, config.optimizer_of(settings)
-    return Plan(
-        model=settings.model.name,
-        build=models.builder(settings.model.name, found.shape, found.classes),
-        data=found,
-        algorithm=config.algorithm_for(settings, batches),
-        replicas=settings.replicas,
-        steps=steps,
-        batch_size=settings.batch_size,
-        seed=settings.seed,
-        devices=launch.devices_of(world or World(), launch.devices(settings.device)),
-        optimizer=optimizer.name,
-        sharpness=optimizer.sharpness,
-        lr=optimizer.lr,
-        momentum=optimizer.momentum,
-        nesterov=optimizer.nesterov,
-        weight_decay=optimizer.weight_decay,
-        milestones=config.milestones(settings, batches),
-        factor=schedule.factor,
-        inner=schedules.parse(schedule.inner) if schedule.inner else None,
-        start=settings.start,
-        buffers=settings.buffers,
-        optimizer_state=settings.optimizer_state,
-        evaluate_every=max(1, round(settings.evaluation.every * batches)),
-        refresh=settings.evaluation.refresh,
-    )
 
 
 def train(settings: config.RunConfig, path: Path, overwrite: bool = False, resume: bool = False, show: Quiet | None = None) -> dict | None:

@@ -18,42 +18,15 @@ from parle import buffers as buffer_policies
 from parle import joining
 from parle import optimizer_state as state_policies
 from parle.algorithm import Algorithm
+from parle.center import Center
 from parle.communicators import Communicator, InProcess
 from parle.errors import ConfigError, JoinError
 from parle.meeting import Meeting, parts_of
 from parle.pace import Pace
 from parle.replica import Replica
-from parle.vectors import WHOLE, Part, Vectors
+from parle.vectors import WHOLE, Part
 
 AHEAD = 8  # steps that a replica may take beyond its period: a GradScaler passes over a step of one replica now and then
-
-
-class Center:
-    """What exists once: the reference and the algorithm's shared vectors, held by whoever forms the mean."""
-
-    def __init__(self, algorithm: Algorithm, reference: Tensor):
-        self.algorithm = algorithm
-        self.shared = Vectors(reference=reference)
-        self.round = 0
-        algorithm.start_shared(self.shared)
-        self.shared.seal()
-
-    def merge(self, mean: Tensor, count: int, part: Part = WHOLE, size: int | None = None) -> Tensor:
-        """What the algorithm makes of the mean of `count` proposals, shape (N,), or of a part of it; the last one closes the round.
-
-        `size` is the number of all replicas, where it is not `count`.
-        """
-        if part.first:
-            self._now = self.algorithm.at(self.round)
-        shared = self.shared if part is WHOLE else self.shared.part(part)
-        shared.count, shared.size = count, size or count
-        merged = self._now.merge(shared, mean)
-        if part.last:
-            self.round += 1
-        if self.algorithm.means_gradients:  # which do not replace the reference
-            return merged
-        shared.reference = merged
-        return shared.reference
 
 
 def join(
@@ -181,9 +154,8 @@ class Replicas:
 
     def vector(self, name: str) -> Tensor:
         """The vectors of that name, shape (local replicas, N); a copy where they lie on several devices."""
-        if len(self._blocks) == 1:
-            return getattr(self._blocks[0], name)
-        return torch.cat([getattr(replica.r, name).to(self.reference.device) for replica in self._replicas])
+        rows = [getattr(block, name) for block in self._blocks]
+        return rows[0] if len(rows) == 1 else torch.cat([getattr(replica.r, name).to(self.reference.device) for replica in self._replicas])
 
     def finish(self) -> None:
         """Hold one last round, if any replica has stepped since the last one. Every process has to call it."""
@@ -259,8 +231,8 @@ class Replicas:
     @torch.no_grad()
     def load_state_dict(self, state: dict) -> None:
         """Go on from a state of the same algorithm, model and number of replicas; ConfigError where it is of another."""
-        mine = {"algorithm": type(self.algorithm).__name__, "layout": self.layout.digest(), "replicas": len(self._replicas)}
-        mine |= {"first": self.communicator.first}
+        name, first = type(self.algorithm).__name__, self.communicator.first
+        mine = {"algorithm": name, "layout": self.layout.digest(), "replicas": len(self._replicas), "first": first}
         for name, value in mine.items():
             if state.get(name) != value:
                 raise ConfigError(f"This state has {name} {state.get(name)}, but these replicas have {value}. Join them as they were when it was saved.")

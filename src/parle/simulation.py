@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from parle import config, jobs, launch
+from parle import config, launch, plans
 from parle.errors import ConfigError
 from parle.random_streams import RandomStream, derive
 from parle.servers import Clock, Simulated
@@ -23,7 +23,7 @@ def simulate(
     samples: int | None = None,
     every: float | None = None,
     gradients: bool = True,
-    show: jobs.Quiet | None = None,
+    show: plans.Quiet | None = None,
     watch: Watch | None = None,
 ) -> dict:
     """Train as configured on a virtual clock, until so many virtual seconds are over or so many samples were used: what `--json` prints.
@@ -32,15 +32,15 @@ def simulate(
     there is to tell. Without `gradients` nothing is trained, and times are all that is told. ConfigError where settings, clock
     and end do not fit together.
     """
-    show = show or jobs.Quiet()
+    show = show or plans.Quiet()
     _check_end(seconds, samples, every)
-    found = jobs.load_data(settings, show)
+    found = plans.load_data(settings, show)
     settings = config.settled(settings, len(found.train))
     settings = config.served(settings.model_copy(update={"communicator": settings.communicator.model_copy(update={"transport": "server"})}))
     launch.set_threads(launch.World(), settings.threads)
     its = settings.communicator
     server = Simulated(its.quorum, settings.replicas, clock, count=its.count, wait=its.wait, bound=its.bound, timeout=its.timeout)
-    plan = jobs.plan_for(settings, found)
+    plan = plans.plan_for(settings, found)
     period = plan.algorithm.at(0).steps_of(0)
     proposals = None if samples is None else -(-samples // (plan.batch_size * period))
     began = time.perf_counter()
@@ -91,7 +91,7 @@ def percentile(counts: dict[int, int], percent: float) -> int:
     return 0
 
 
-def _with_gradients(plan: Plan, server: Simulated, seconds, proposals, every: float, show: jobs.Quiet, watch: Watch | None) -> dict:
+def _with_gradients(plan: Plan, server: Simulated, seconds, proposals, every: float, show: plans.Quiet, watch: Watch | None) -> dict:
     judge, trainings = Judge(plan), replicas_of(_endless(plan))
     scores = {}
 

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from parle.algorithm import Algorithm
+from parle.center import Center
 from parle.communicators import Communicator, InProcess, Metered
 from parle.errors import ConfigError
-from parle.replicas import Center, Replicas, join
+from parle.replicas import Replicas, join
 from parle.vectors import WHOLE, Part
 
 REPLICAS, STEPS = 3, 12

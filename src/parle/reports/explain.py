@@ -15,7 +15,7 @@ from parle.algorithms import VARIANTS
 def page(name: str, kind: type[Algorithm], steps: int = 10_000, replicas: int = 3, parameters: int = 1_000_000) -> str:
     """The page as Markdown: equations, settings, vectors kept, bytes per round, what the theory promises a run, special cases."""
     text = re.split(r"\n\s*>>>", inspect.getdoc(kind))[0].rstrip()
-    kept = ["optimizer state (yours)", *vectors_kept(kind)]
+    each, once = vectors_kept(kind)
     sections = [
         f"# {name}  ({kind.__name__})",
         text,
@@ -23,8 +23,8 @@ def page(name: str, kind: type[Algorithm], steps: int = 10_000, replicas: int = 
         "## Settings",
         "\n".join(_setting(field) for field in dataclasses.fields(kind)),
         "## Vectors",
-        f"- each replica keeps, of N numbers each: {', '.join(kept)}\n"
-        "- kept once: reference, and the mean while a round is being formed\n"
+        f"- each replica keeps, of N numbers each: {', '.join(['optimizer state (yours)', *each])}\n"
+        f"- kept once: {', '.join(once)}, and the mean while a round is being formed\n"
         f"- partial rounds: {'yes' if kind.partial_rounds else 'no, every round needs all replicas'}",
         "## Bytes",
         _bytes(kind, parameters),
@@ -59,10 +59,11 @@ def _variants(variants: dict[str, type[Algorithm]]) -> str:
     return "\n".join(lines) + f"\n\n`train` takes {next(iter(variants))} in a short run; choose with --set algorithm.variant=NAME or --set schedule=paper."
 
 
-def vectors_kept(kind: type[Algorithm]) -> list[str]:
-    """The names of the vectors of each replica, found by starting the algorithm on a tiny network."""
+def vectors_kept(kind: type[Algorithm]) -> tuple[list[str], list[str]]:
+    """The names of the vectors of each replica, and of those that exist once, found by starting the algorithm on a tiny network."""
     model = nn.Linear(1, 1)
-    return parle.join(model, torch.optim.SGD(model.parameters(), lr=0.1), kind()).names()
+    replicas = parle.join(model, torch.optim.SGD(model.parameters(), lr=0.1), kind())
+    return replicas.names(), list(replicas.center.shared.tensors())
 
 
 def _setting(field: dataclasses.Field) -> str:
@@ -78,10 +79,11 @@ def _setting(field: dataclasses.Field) -> str:
 def _bytes(kind: type[Algorithm], parameters: int) -> str:
     if not kind.vectors_sent:
         return "nothing is sent: there is one replica"
-    size = kind.vectors_sent * parameters * 4
+    exchanged = len(range(*kind().fragment(0, parameters).indices(parameters)))
+    size, what = kind.vectors_sent * exchanged * 4, f"{kind.vectors_sent} vector of N numbers" if exchanged == parameters else "1 fragment of a vector"
     when = "step" if kind.round_before_step else "round, that is every `period` steps"
     more = "; one vector more whenever the solution is formed" if "solution" in vars(kind) else ""
     return (
-        f"{kind.vectors_sent} vector of N numbers from each replica per {when}: {size:,} bytes for N = {parameters:,} in float32 in one process, "
+        f"{what} from each replica per {when}: {size:,} bytes for N = {parameters:,} in float32 in one process, "
         f"2 (n - 1)/n times that by a ring all-reduce{more}"
     )

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from parle.algorithm import Algorithm
+from parle.center import Center
 from parle.communicators.in_process import add_up
 from parle.errors import ConfigError, DivergedError, ParleError, ReplicaLost
-from parle.replicas import Center
 from parle.servers.rules import Rules
 
 COUNTED = ("received", "updates", "merged", "refused", "waited")
