@@ -26,6 +26,7 @@ TABLE = {
     "data-parallel": (["params", "gradient"], False),
     "server-sgd": (["params", "gradient"], True),
     "sgd": (["params"], True),
+    "fedprox": (["params"], True),
     "one-shot": (["params"], True),
     "slowmo": (["params"], True),
     "bmuf": (["params"], True),

@@ -315,3 +315,14 @@ def test_parle_may_follow_with_a_moving_average():
     replicas = advance(coupled(parle.ParleMoving(period=period, rho=rho, gamma=gamma, lr=lr, pull=pull)), 60)
     close(replicas.reference, x)
     close(replicas.params, np.stack(ys))
+
+
+def test_fedprox_holds_the_replicas_near_the_last_reference():
+    x, mu, w, v = start(), 0.3, [start() for _ in range(N)], [np.zeros(SIZE) for _ in range(N)]
+    for step in range(48):
+        for i in range(N):
+            w[i], v[i] = nesterov(w[i], v[i], gradient(w[i], i, step) + mu * (w[i] - x), LR)
+        if step % 4 == 3:
+            x = sum(w) / N
+            w = [x.copy() for _ in range(N)]
+    close(advance(coupled(parle.FedProx(period=4, mu=mu)), 48).reference, x)

@@ -26,6 +26,7 @@ PUBLIC = [
     "EMA",
     "ElasticSGD",
     "EntropySGD",
+    "FedProx",
     "Harmonic",
     "Hierarchy",
     "InProcess",

@@ -144,6 +144,7 @@ def same(ours, other, own_starts=False, replicas=3, steps=60, optimizer=torch_sg
         parle.LocalSGD(period=(5, 5, 5), weigh="steps"),
         parle.LocalSGD(period=(5, 5, 5), weigh="replicas"),
         parle.LocalSGD(period=parle.QSR(5, alpha=0.0)),
+        parle.FedProx(period=5, mu=0.0),
     ],
     ids=repr,
 )

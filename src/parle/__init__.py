@@ -13,6 +13,7 @@ _HOMES = {
         "EMA",
         "ElasticSGD",
         "EntropySGD",
+        "FedProx",
         "LocalSGD",
         "Lookahead",
         "OneShot",

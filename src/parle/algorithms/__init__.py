@@ -7,6 +7,7 @@ from parle.algorithms.easgd import EASGD
 from parle.algorithms.elastic_sgd import ElasticSGD
 from parle.algorithms.ema import EMA
 from parle.algorithms.entropy_sgd import EntropySGD
+from parle.algorithms.fed_prox import FedProx
 from parle.algorithms.local_sgd import LocalSGD
 from parle.algorithms.lookahead import Lookahead
 from parle.algorithms.one_shot import OneShot
@@ -28,6 +29,7 @@ ALGORITHMS = {
     "entropy-sgd": EntropySGD,
     "elastic-sgd": ElasticSGD,
     "local-sgd": LocalSGD,
+    "fedprox": FedProx,
     "one-shot": OneShot,
     "slowmo": SlowMo,
     "bmuf": BMUF,
