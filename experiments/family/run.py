@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-REPLICAS, PERIOD, SEEDS = 4, 25, 3
+REPLICAS, PERIOD, SEEDS, LAST = 4, 25, 3, 2  # the last seed is also evaluated shortly before the end, for the distance between the replicas
 STEPS = {"mnist": 312, "text": 400}  # of each replica
 SETTINGS = {
     "mnist": {"model": "lenet", "data": "mnist", "batch_size": 64, "epochs": 1 / 3},
@@ -88,7 +88,10 @@ def train(task: str, settings: dict, seed: int, runs: Path) -> dict:
         windows = (text().stat().st_size - 2**17 - 1) // 64  # without the test
         settings["epochs"] = STEPS[task] / (windows // 16)
     settings["epochs"] *= settings.pop("share", 1.0) * (REPLICAS if single else 1)
-    settings |= {"replicas": 1 if single else REPLICAS, "seed": seed, "threads": 1, "processes": False, "evaluation.every": 1000}
+    before_the_end = (
+        settings["epochs"] * (STEPS[task] - {"mnist": 13, "text": 26}[task]) / STEPS[task] if seed == LAST and not single else 1000
+    )  # 24 steps after a round of every 25
+    settings |= {"replicas": 1 if single else REPLICAS, "seed": seed, "threads": 1, "processes": False, "evaluation.every": before_the_end}
     sets = [argument for path, value in settings.items() for argument in ("--set", f"{path}={value}")]
     command = [sys.executable, "-m", "parle", "train", *sets, "--runs-dir", str(runs), "--name", "run", "--overwrite", "--json"]
     ended = subprocess.run(command, capture_output=True, text=True)
@@ -97,12 +100,12 @@ def train(task: str, settings: dict, seed: int, runs: Path) -> dict:
     if ended.returncode:
         raise SystemExit(f"{command}\n{ended.stderr[-2000:]}")
     result = json.loads(ended.stdout.splitlines()[-1])
-    last = json.loads((runs / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    first, *_, last = [json.loads(line) for line in (runs / "run" / "metrics.jsonl").read_text().splitlines() * 2]
     return {
         name: result[name]
         for name in ("error_pct", "loss", "replica_error_pct", "seconds", "steps", "rounds", "gradient_evaluations", "bytes_sent_per_replica")
     } | {
-        "distance": last["distance"],
+        "distance": first["distance"],
         "train_loss": last["train_loss"],
     }
 
@@ -110,14 +113,14 @@ def train(task: str, settings: dict, seed: int, runs: Path) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("task", choices=STEPS)
-    parser.add_argument("--only", help="runs whose name contains this")
+    parser.add_argument("--seeds", type=int, nargs="+", default=range(SEEDS))
     chosen = parser.parse_args()
     file = HERE / "results" / f"{chosen.task}.jsonl"
     file.parent.mkdir(exist_ok=True)
     done = {(line["name"], line["seed"]) for line in map(json.loads, file.read_text().splitlines())} if file.exists() else set()
-    for seed in range(SEEDS):
+    for seed in chosen.seeds:
         for name, settings in configurations(chosen.task).items():
-            if (name, seed) in done or (chosen.only and chosen.only not in name):
+            if (name, seed) in done:
                 continue
             with tempfile.TemporaryDirectory() as folder:
                 result = train(chosen.task, settings, seed, Path(folder))
