@@ -37,14 +37,15 @@ def about() -> None:
 
 @app.command()
 def train(
-    model: Annotated[str | None, typer.Option("-m", "--model", help="mlp, lenet, or package.module:function, or file.py:function.")] = None,
-    data: Annotated[str | None, typer.Option("-d", "--data", help="digits, mnist, a folder of parquet shards, a hub id, or module:attribute.")] = None,
+    model: Annotated[str | None, typer.Option("-m", "--model", help="One of `parle list`, or package.module:function, or file.py:function.")] = None,
+    data: Annotated[str | None, typer.Option("-d", "--data", help="digits, mnist, a folder of parquet shards, a text, a hub id, or module:attribute.")] = None,
     algorithm: Annotated[str | None, typer.Option("-a", "--algorithm", help="One of `parle list`.")] = None,
     replicas: Annotated[int | None, typer.Option("-n", "--replicas", help="How many replicas.")] = None,
     epochs: Annotated[float | None, typer.Option("-e", "--epochs", help="Data epochs of each replica; may be a fraction.")] = None,
     batch_size: Annotated[int | None, typer.Option("-b", "--batch-size", help="Of each replica.")] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Initial rate, inner and outer.")] = None,
     seed: Annotated[int | None, typer.Option("-s", "--seed", help="Root of all random numbers.")] = None,
+    split: Annotated[float | None, typer.Option("--split", help="Part of the data that each replica sees; together they see all.")] = None,
     quorum: Annotated[str | None, typer.Option("--quorum", help="Train at a server that closes a round with so many: 1, n, 'ramp(1, n, every=300)'.")] = None,
     ray: Annotated[str | None, typer.Option("--ray", metavar="ADDRESS", help="Train at a server on Ray: the address of a cluster, or `local`.")] = None,
     processes: Annotated[bool | None, typer.Option(help="Train each replica in a process of its own. Default: where that is faster.")] = None,
@@ -76,6 +77,7 @@ def train(
         "batch_size": batch_size,
         "optimizer.lr": lr,
         "seed": seed,
+        "data.split": split,
         "device": device,
         "processes": processes,
         "communicator.quorum": _quorum(quorum),

@@ -34,7 +34,9 @@ class Strict(BaseModel):
 class ModelConfig(Strict):
     """Which network."""
 
-    name: str = Field("mlp", description="lenet, mlp, char-gpt for a text, or your own as package.module:function or file.py:function")
+    name: str = Field("mlp", description="a name of `parle list models`, or your own as package.module:function or file.py:function")
+    options: dict[str, Any] = Field({}, description="arguments of the function that builds it, such as dropout=0.3")
+    channels_last: bool = Field(False, description="keep the channels of images innermost in memory, which convolutions may like")
 
 
 class DataConfig(Strict):
@@ -43,6 +45,11 @@ class DataConfig(Strict):
     name: str = Field("digits", description="digits, a folder of parquet shards, a text file, a name in PARLE_DATA_DIR, a hub id, or module:attribute")
     image_column: str | None = Field(None, description="column of the images; default: the one that holds encoded images")
     label_column: str | None = Field(None, description="column of the labels; default: label")
+    normalize: Literal["scale", "mean-std", "contrast", "zca"] = Field("scale", description="contrast: every image by itself; zca: and whitened")
+    augment: Literal["none", "shift", "mirror-shift"] = Field("none", description="shift training images by up to four pixels, mirror half of them")
+    padding: Literal["reflect", "zero"] = Field("reflect", description="what comes in at the border of a shifted image")
+    split: float | None = Field(None, gt=0, le=1, description="part of the training data that each replica sees; together they see all")
+    skew: float | None = Field(None, gt=0, description="divide every class among the replicas by Dirichlet(skew); small is unequal")
     context: int = Field(128, ge=2, description="characters in a window of a text")
     samples: int | None = Field(None, gt=0, description="use only the first so many training samples")
 
@@ -121,6 +128,7 @@ class RunConfig(Strict):
     batch_size: int | None = Field(None, ge=1, description=f"per replica; default: 128, or 32 below {SMALL:,} samples")
     seed: int = Field(0, ge=0)
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, or several as cuda:0,cuda:1")
+    precision: Literal["float32", "bf16"] = Field("float32", description="bf16: forward and backward under autocast")
     threads: int | None = Field(None, ge=1, description=f"intra-op threads; default: torch's own choice, or 1 below {SMALL:,} samples, where more are slower")
     processes: bool | None = Field(None, description="one process per replica on this machine; default: where that is faster")
     communicator: CommunicatorConfig = CommunicatorConfig()
@@ -197,9 +205,10 @@ def settled(config: RunConfig, samples: int) -> RunConfig:
     from parle.algorithms import VARIANTS
 
     kind, small = algorithm_class(config), samples < SMALL
+    replicas = config.replicas or (1 if kind.single else 3)
+    config = config.model_copy(update={"replicas": replicas})
     update: dict[str, Any] = {
-        "replicas": config.replicas or (1 if kind.single else 3),
-        "batch_size": min(config.batch_size or (32 if small else 128), samples),
+        "batch_size": min(config.batch_size or (32 if small else 128), samples_of(config, samples)),
         "epochs": config.epochs or (50.0 if small else 5.0),
         "threads": config.threads or (1 if small else None),
         "optimizer": optimizer_of(config),
@@ -207,7 +216,7 @@ def settled(config: RunConfig, samples: int) -> RunConfig:
     config = config.model_copy(update=update)
     name = config.algorithm["name"]
     variant = next((variant for variant, its in VARIANTS.get(name, {}).items() if its is kind), None)
-    algorithm = {"name": name} | ({"variant": variant} if variant else {}) | algorithm_for(config, samples // config.batch_size).settings()
+    algorithm = {"name": name} | ({"variant": variant} if variant else {}) | algorithm_for(config, samples_of(config, samples) // config.batch_size).settings()
     derived = [key for key in algorithm if key not in config.algorithm]
     return config.model_copy(update={"algorithm": algorithm, "derived": [*config.derived, *derived]})
 
@@ -232,6 +241,12 @@ def _handing_over(config: RunConfig) -> OptimizerConfig:
     if its.name == "adamw":
         raise ConfigError(f"optimizer.name is {its.name}, but {name} steps at the center by itself. Leave optimizer.name away.")
     return OptimizerConfig(name="sgd", lr=its.lr or RATES["sgd"], momentum=0.0, nesterov=False, sharpness=its.sharpness)
+
+
+def samples_of(config: RunConfig, samples: int) -> int:
+    """Of so many training samples, how many a replica sees; of a skewed split, the mean."""
+    its = config.data
+    return max(1, round(samples / config.replicas if its.skew else samples * (its.split or 1.0)))
 
 
 def steps_of(config: RunConfig, batches: int) -> int:

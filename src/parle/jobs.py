@@ -299,9 +299,9 @@ def evaluate(path: Path, data_name: str | None = None, show: Quiet | None = None
     run = RunFolder.existing(path)
     settings = config.load(run.config)
     if data_name:
-        settings = settings.model_copy(update={"data": config.DataConfig(name=data_name, context=settings.data.context)})
+        settings = settings.model_copy(update={"data": settings.data.model_copy(update={"name": data_name, "image_column": None, "label_column": None})})
     found = load_data(settings, show)
-    model = models.builder(settings.model.name, found.shape, found.classes)()
+    model = models.builder(settings.model.name, found.shape, found.classes, settings.model.options)()
     models.check_fits(settings.model.name, model, *found.test.take(slice(0, 2)), found.classes)
     try:
         model.load_state_dict(run.load_model())

@@ -1,5 +1,7 @@
 """From a configuration to its data and its plan."""
 
+import functools
+
 from parle import config, data, launch, models, schedules
 from parle.launch import Environment, World
 from parle.training import Plan
@@ -35,7 +37,7 @@ def load_data(settings: config.RunConfig, show: Quiet | None = None) -> data.Dat
 
     show.begin(f"loading {its.name}", 1)
     try:
-        found = data.load(its.name, environment.data_dir, environment.cache_dir, its.image_column, its.label_column, its.context, progress)
+        found = data.load(its.name, environment.data_dir, environment.cache_dir, its.image_column, its.label_column, its.context, its.normalize, progress)
     finally:
         show.end()
     return data.Data(found.name, found.train.first(its.samples), found.test, found.classes)
@@ -43,16 +45,21 @@ def load_data(settings: config.RunConfig, show: Quiet | None = None) -> data.Dat
 
 def plan_for(settings: config.RunConfig, found: data.Data, world: World | None = None) -> Plan:
     """The plan of a settled configuration, on the devices of this process."""
-    batches = len(found.train) // settings.batch_size
+    batches = max(1, config.samples_of(settings, len(found.train)) // settings.batch_size)
     steps, schedule, optimizer = config.steps_of(settings, batches), settings.schedule, config.optimizer_of(settings)
     return Plan(
         model=settings.model.name,
-        build=models.builder(settings.model.name, found.shape, found.classes),
+        build=models.builder(settings.model.name, found.shape, found.classes, settings.model.options),
+        channels_last=settings.model.channels_last,
+        precision=settings.precision,
+        share=(settings.data.split, settings.data.skew),
+        augment=None if settings.data.augment == "none" else functools.partial(data.augmented, how=settings.data.augment, padding=settings.data.padding),
         data=found,
         algorithm=config.algorithm_for(settings, batches),
         replicas=settings.replicas,
         steps=steps,
         batch_size=settings.batch_size,
+        batches=batches,
         seed=settings.seed,
         devices=launch.devices_of(world or World(), launch.devices(settings.device)),
         optimizer=optimizer.name,

@@ -132,7 +132,7 @@ class Serving:
             self.solved = self.judge.solution()
         gradients = status["received"] * self.period
         record = {
-            "epoch": gradients / self.plan.replicas / (len(self.plan.data.train) // self.plan.batch_size),
+            "epoch": gradients / self.plan.replicas / self.plan.batches,
             "step": self.step,
             "round": status["updates"],
             "gradient_evaluations": gradients,

@@ -1,20 +1,20 @@
 """The training loop of the command line. Library users write their own, with `parle.join`."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD, AdamW
 
 import parle
 from parle.algorithm import Algorithm
 from parle.communicators import Communicator
-from parle.data import Batches, Data, in_turn
+from parle.data import Batches, Data, Split, in_turn, share_of
 from parle.errors import DivergedError
 from parle.metrics import Score, distances, score
 from parle.models import Build, check_fits
@@ -38,8 +38,13 @@ class Plan:
     replicas: int
     steps: int
     batch_size: int
+    batches: int  # in a pass of a replica over its data
     seed: int
     devices: tuple[torch.device, ...]
+    channels_last: bool = False
+    precision: str = "float32"
+    share: tuple[float | None, float | None] = (None, None)  # of the training data for each replica: a fraction, or a skew
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
     optimizer: str = "sgd"
     sharpness: float = 0.0
     lr: float = 0.1
@@ -72,7 +77,7 @@ class Training:
         self._train = {device: plan.data.train.to(device) for device in dict.fromkeys(places)}
         self._test = plan.data.test.to(places[0])
         numbered = list(zip(self.mine, places, strict=True))
-        self.batches = [Batches(self._train[device], plan.batch_size, plan.seed, number) for number, device in numbered]
+        self.batches = [Batches(self._share(number, device), plan.batch_size, plan.seed, number, plan.augment) for number, device in numbered]
         models = [self._model(number, device) for number, device in numbered]
         Layout.of(models[0])  # refuses what cannot be joined, before an optimizer is made of it
         check_fits(plan.model, models[0], *self.batches[0].split.take(slice(0, plan.batch_size)), plan.data.classes)
@@ -103,7 +108,7 @@ class Training:
     @property
     def batches_per_epoch(self) -> int:
         """Steps in one pass of a replica over its data."""
-        return len(self.batches[0])
+        return self.plan.batches
 
     @property
     def size(self) -> int:
@@ -254,7 +259,7 @@ class Training:
     @contextmanager
     def solution(self, refresh: int | None = None) -> Iterator[nn.Module]:
         """The first model as the solution, inside `with`; BatchNorm estimated from `refresh` samples (None: from all)."""
-        split = self.batches[0].split
+        split = self._train[self.batches[0].split.labels.device]
         if refresh is not None and refresh < len(split):
             generator = torch.Generator().manual_seed(derive(self.plan.seed, "refresh"))
             chosen = torch.randperm(len(split), generator=generator)[:refresh].to(split.labels.device)
@@ -294,7 +299,19 @@ class Training:
     def _model(self, index: int, device: torch.device) -> nn.Module:
         number = index if self.plan.start == "own" else 0
         with RandomStream(derive(self.plan.seed, "model", number)):
-            return self.plan.build().to(device).train()
+            model = self.plan.build().to(device).train()
+        return model.to(memory_format=torch.channels_last) if self.plan.channels_last else model
+
+    def _share(self, number: int, device: torch.device) -> Split:
+        """The training data of a replica."""
+        chosen = share_of(self.plan.data.train.labels, number, self.plan.replicas, *self.plan.share, self.plan.seed)
+        return self._train[device] if chosen is None else self._train[device].subset(chosen.to(device))
+
+    def _loss(self, model: nn.Module, samples: Tensor, labels: Tensor) -> Tensor:
+        if self.plan.channels_last:
+            samples = samples.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(samples.device.type, dtype=torch.bfloat16, enabled=self.plan.precision == "bf16"):
+            return cross_entropy(model(samples), labels)
 
     def _optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         plan, parameters = self.plan, [p for p in model.parameters() if p.requires_grad]
@@ -314,11 +331,11 @@ class Training:
                     for group in optimizer.param_groups:
                         group["lr"] = self.rate(self.step + (0 if self._uneven else step))
                     optimizer.zero_grad()
-                    loss = cross_entropy(model(samples), labels)
+                    loss = self._loss(model, samples, labels)
                     loss.backward()
                     if self.plan.sharpness:
                         with ascended(model.parameters(), self.plan.sharpness):
-                            cross_entropy(model(samples), labels).backward()
+                            self._loss(model, samples, labels).backward()
                     if self._tells_loss:
                         self.replicas.report(loss, index)
                     self._taken[index] += 1

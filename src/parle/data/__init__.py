@@ -11,11 +11,13 @@ from parle.data.dataset import Batches, Data, Split, in_turn
 from parle.data.digits import digits
 from parle.data.hub import HUB_IDS, fetch
 from parle.data.parquet import folder_of_shards, read_folder
+from parle.data.preparation import AUGMENTATIONS, NORMALIZATIONS, PADDINGS, augmented, prepared
+from parle.data.shares import share_of
 from parle.data.text import read_text
 from parle.errors import ConfigError, did_you_mean
 from parle.named import is_reference, resolve
 
-__all__ = ["Batches", "Data", "Split", "in_turn", "load"]
+__all__ = ["AUGMENTATIONS", "NORMALIZATIONS", "PADDINGS", "Batches", "Data", "Split", "augmented", "in_turn", "load", "prepared", "share_of"]
 
 KNOWN = ("digits", *HUB_IDS)
 
@@ -27,25 +29,30 @@ def load(
     image_column: str | None = None,
     label_column: str | None = None,
     context: int = 128,
+    normalize: str = "scale",
     progress: Callable[[int, int], None] | None = None,
 ) -> Data:
     """The data of that name: `digits`, a folder in `data_dir`, a path, a hub id, or `module:attribute`.
 
     A folder holds parquet shards; a file is a text, cut into windows of `context` characters.
 
-    Decoded tensors are kept in `cache_dir`. Raises ConfigError or SetupError, with the cure, where there are none.
+    Images are drawn as `normalize` says: scale, mean-std, contrast or zca. Decoded tensors are kept in `cache_dir`. Raises
+    ConfigError or SetupError, with the cure, where there are none.
 
     >>> load("digits").train.images.shape
     torch.Size([1437, 1, 8, 8])
     """
+    cache = Cache(cache_dir)
+    return prepared(_found(name, data_dir, cache, (image_column, label_column, progress), context), normalize, cache)
+
+
+def _found(name: str, data_dir: Path | None, cache: Cache, columns: tuple, context: int) -> Data:
     if name == "digits":
         return digits()
     if is_reference(name):
         return _own(name)
     if Path(name).expanduser().is_file():
         return read_text(Path(name).expanduser(), context)
-    columns = (image_column, label_column, progress)
-    cache = Cache(cache_dir)
     folders = [Path(name).expanduser()] + ([data_dir / name] if data_dir else [])
     for folder in folders:
         if found := folder_of_shards(folder):
@@ -58,7 +65,7 @@ def load(
         raise ConfigError(
             f"`{name}` is not a data set. {did_you_mean(name, KNOWN)} A folder of parquet shards, a text file, a hub id or module:attribute does as well."
         )
-    fetched = (cache_dir or Path.home() / ".cache" / "parle") / "hub" / name.replace("/", "--")
+    fetched = (cache.folder or Path.home() / ".cache" / "parle") / "hub" / name.replace("/", "--")
     return read_folder(name, folder_of_shards(fetched) or fetch(name, fetched, data_dir), cache, *columns)
 
 

@@ -1,7 +1,8 @@
 """Labelled samples in memory, and the batches drawn from them."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from parle.random_streams import derive
 
 @dataclass(frozen=True)
 class Split:
-    """Images (samples, channels, height, width), divided by `scale` when drawn, and labels (samples,).
+    """Images (samples, channels, height, width), divided by `scale` and `prepare`d when drawn, and labels (samples,).
 
     Without a scale they are windows of a text (samples, length), whose labels (samples, length) are the characters that follow.
     """
@@ -20,6 +21,7 @@ class Split:
     images: Tensor
     labels: Tensor
     scale: float | None = 1.0
+    prepare: Callable[[Tensor], Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -28,19 +30,20 @@ class Split:
         """The images of those samples as float32, or the characters as whole numbers, and their labels."""
         if self.scale is None:
             return self.images[index].long(), self.labels[index].long()
-        return self.images[index].to(torch.float32).div_(self.scale), self.labels[index]
+        images = self.images[index].to(torch.float32, copy=True).div_(self.scale)
+        return images if self.prepare is None else self.prepare(images), self.labels[index]
 
     def to(self, device: torch.device) -> "Split":
         """The same samples on a device."""
-        return Split(self.images.to(device), self.labels.to(device), self.scale)
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
-    def subset(self, index: Tensor) -> "Split":
+    def subset(self, index: Tensor | slice) -> "Split":
         """Those samples."""
-        return Split(self.images[index], self.labels[index], self.scale)
+        return replace(self, images=self.images[index], labels=self.labels[index])
 
     def first(self, count: int | None) -> "Split":
         """The first samples."""
-        return self if count is None else Split(self.images[:count], self.labels[:count], self.scale)
+        return self if count is None else self.subset(slice(0, count))
 
 
 @dataclass(frozen=True)
@@ -87,11 +90,12 @@ class Data:
 class Batches:
     """The endless stream of one replica's mini-batches: a new order in every epoch, the last incomplete batch left out.
 
-    It is a function of the step, so a run resumes at any step without having saved anything.
+    It is a function of the step, so a run resumes at any step without having saved anything. `augment(images, generator)` changes
+    the images of a batch at random.
     """
 
-    def __init__(self, split: Split, size: int, seed: int, replica: int):
-        self.split, self.size, self.seed, self.replica = split, min(size, len(split)), seed, replica
+    def __init__(self, split: Split, size: int, seed: int, replica: int, augment: Callable[[Tensor, torch.Generator], Tensor] | None = None):
+        self.split, self.size, self.seed, self.replica, self.augment = split, min(size, len(split)), seed, replica, augment
         self._epoch, self._order = -1, None
 
     def __len__(self) -> int:
@@ -105,7 +109,10 @@ class Batches:
             generator = torch.Generator().manual_seed(derive(self.seed, "order", self.replica, epoch))
             self._order = torch.randperm(len(self.split), generator=generator).to(self.split.labels.device)
             self._epoch = epoch
-        return self.split.take(self._order[position * self.size : (position + 1) * self.size])
+        images, labels = self.split.take(self._order[position * self.size : (position + 1) * self.size])
+        if self.augment is not None:
+            images = self.augment(images, torch.Generator().manual_seed(derive(self.seed, "augment", self.replica, step)))
+        return images, labels
 
 
 def in_turn(split: Split, size: int = 1000):

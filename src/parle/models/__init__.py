@@ -8,23 +8,37 @@ from torch import Tensor, nn
 
 from parle.buffers import preserved
 from parle.errors import ConfigError, did_you_mean, first_line
+from parle.models.allcnn import allcnn, allcnn_c, small_cnn
 from parle.models.char_gpt import char_gpt
-from parle.models.lenet import lenet
+from parle.models.lenet import lenet, lenet_dev
 from parle.models.mlp import mlp
+from parle.models.resnet import resnet20, wrn_16_4, wrn_28_10
 from parle.named import is_reference, resolve
 
-MODELS = {"lenet": lenet, "mlp": mlp, "char-gpt": char_gpt}
+MODELS = {
+    "lenet": lenet,
+    "lenet-dev": lenet_dev,
+    "mlp": mlp,
+    "small-cnn": small_cnn,
+    "allcnn": allcnn,
+    "allcnn-c": allcnn_c,
+    "resnet20": resnet20,
+    "wrn-16-4": wrn_16_4,
+    "wrn-28-10": wrn_28_10,
+    "char-gpt": char_gpt,
+}
 OPTIMIZERS = {"char-gpt": "adamw"}  # of networks that are not trained by SGD
 
 Build = Callable[[], nn.Module]
 
 
-def builder(name: str, shape: tuple[int, ...], classes: int) -> Build:
+def builder(name: str, shape: tuple[int, ...], classes: int, options: dict | None = None) -> Build:
     """A function that builds the named network for inputs of that shape (channels, height, width) and so many classes.
 
-    A function of your own is called with those of the arguments `shape` and `classes` that it names.
-    Raises ConfigError where the name leads nowhere.
+    A function of your own is called with those of the arguments `shape` and `classes` that it names, and with the `options`.
+    Raises ConfigError where the name leads nowhere, or the network has no such option.
     """
+    options = options or {}
     if is_reference(name):
         make = resolve(name, "model")
     elif name in MODELS:
@@ -37,7 +51,10 @@ def builder(name: str, shape: tuple[int, ...], classes: int) -> Build:
     def build() -> nn.Module:
         try:
             known = inspect.signature(make).parameters
-            model = make(**{key: value for key, value in (("shape", shape), ("classes", classes)) if key in known})
+            for option in options.keys() - known.keys():
+                others = [key for key in known if key not in ("shape", "classes")]
+                raise ConfigError(f"model.options.{option} is not an option of `{name}`. {did_you_mean(option, others) if others else 'It has none.'}")
+            model = make(**{key: value for key, value in (("shape", shape), ("classes", classes)) if key in known}, **options)
         except ConfigError:
             raise
         except Exception as error:
