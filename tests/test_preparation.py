@@ -33,7 +33,7 @@ def test_contrast_is_of_every_image_by_itself():
 
 
 def test_whitening_leaves_uncorrelated_numbers(tmp_path):
-    data = prepared(found := made(2000), "zca", Cache(tmp_path))
+    data = prepared(found := made(2000), "zca", Cache(tmp_path / "cache"))
     flat = data.train.take(slice(None))[0].flatten(1).double().numpy()
     covariance = flat.T @ flat / len(flat)
     raw = prepared(found, "contrast", Cache(None)).train.take(slice(None))[0].flatten(1).double().numpy()
@@ -41,8 +41,8 @@ def test_whitening_leaves_uncorrelated_numbers(tmp_path):
     expected = (raw - raw.mean(0)) @ (vectors / np.sqrt(np.maximum(values, 0) + 1e-5)) @ vectors.T
     np.testing.assert_allclose(flat, expected, atol=2e-3)
     np.testing.assert_allclose(covariance, vectors @ np.diag(values / (values + 1e-5)) @ vectors.T, atol=1e-3)  # the identity, but for the mean of an image
-    again = prepared(found, "zca", Cache(tmp_path))
-    assert torch.equal(again.test.images, data.test.images) and len(list(tmp_path.iterdir())) == 1
+    again = prepared(found, "zca", Cache(tmp_path / "cache"))
+    assert torch.equal(again.test.images, data.test.images) and [path.suffix for path in (tmp_path / "cache").iterdir()] == [".safetensors"]
 
 
 def test_whitening_needs_more_images_than_numbers_in_one():
@@ -59,13 +59,13 @@ def test_a_text_cannot_be_normalized(tmp_path):
 @pytest.mark.parametrize("padding", ["reflect", "zero"])
 @pytest.mark.parametrize("how", ["shift", "mirror-shift"])
 def test_shifts_and_mirrors_are_those_of_numpy(how, padding):
-    images = torch.rand(20, 3, 8, 8)
+    images = torch.rand(20, 3, 11, 11)
     got = augmented(images, how, torch.Generator().manual_seed(3), padding=padding).numpy()
     mode = {"mode": "reflect"} if padding == "reflect" else {"mode": "constant"}
     seen = set()
     for image, its in zip(images.numpy(), got, strict=True):
         padded = np.pad(image, ((0, 0), (4, 4), (4, 4)), **mode)
-        crops = {(row, column, 0): padded[:, row : row + 8, column : column + 8] for row in range(9) for column in range(9)}
+        crops = {(row, column, 0): padded[:, row : row + 11, column : column + 11] for row in range(9) for column in range(9)}
         crops |= {(row, column, 1): crop[:, :, ::-1] for (row, column, _), crop in crops.items()}
         found = [place for place, crop in crops.items() if np.array_equal(crop, its)]
         assert len(found) == 1
@@ -115,7 +115,7 @@ def test_what_cannot_cover_the_data_is_refused():
         share_of(torch.zeros(90), 0, 3, 0.25, None, seed=0)
     with pytest.raises(parle.ConfigError, match="Give one of them"):
         share_of(torch.zeros(90), 0, 3, 0.5, 1.0, seed=0)
-    with pytest.raises(parle.ConfigError, match="gets . samples. Use a larger skew"):
+    with pytest.raises(parle.ConfigError, match=r"gets \d samples. Use a larger skew"):
         for replica in range(4):
             share_of(torch.zeros(40), replica, 4, None, 1e-3, seed=0)
 
