@@ -13,8 +13,8 @@ LAYERS = {
     1: ["algorithms", "communicators"],
     2: ["center", "replica", "joining", "meeting", "pace", "replicas"],
     3: ["hierarchy", "checkpoint", "metrics", "testing", "runs", "servers"],
-    4: ["permutations", "alignment", "models", "data", "training", "serving", "reports"],
-    5: ["config", "launch", "together", "processes", "plans", "jobs", "simulation"],
+    4: ["permutations", "alignment", "flatness", "models", "data", "training", "serving", "reports"],
+    5: ["config", "launch", "together", "processes", "plans", "jobs", "anatomy", "simulation"],
     6: ["cli", "__main__"],
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}

@@ -151,6 +151,34 @@ def compare(
     print(json.dumps(compared)) if as_json else tables.show_comparison(compared)
 
 
+@app.command()
+def align(
+    runs: Annotated[list[Path], typer.Argument(help="Two or more finished runs of one model, trained apart.")],
+    method: Annotated[str, typer.Option(help="greedy or hungarian, layer by layer; or weights, over all layers.")] = "greedy",
+    as_json: JsonOption = False,
+) -> None:
+    """Bring networks into one order of channels, and test their mean: `parle align runs/a runs/b --method weights`."""
+    from parle import anatomy
+    from parle.reports import progress, tables
+
+    found = anatomy.align(runs, method, progress.Display(as_json))
+    print(json.dumps(found)) if as_json else tables.show_alignment(found)
+
+
+@app.command()
+def flatness(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    samples: Annotated[int, typer.Option(min=2, help="Training samples, the first ones.")] = 1000,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how flat the loss around a solution is: `parle flatness runs/mine`."""
+    from parle import anatomy
+    from parle.reports import progress, tables
+
+    found = anatomy.flatness(run, samples, show=progress.Display(as_json))
+    print(json.dumps(found)) if as_json else tables.show_flatness(found)
+
+
 @app.command("list")
 def list_(
     what: Annotated[str, typer.Argument(help="algorithms, models, data, runs or all.")] = "all",

@@ -89,3 +89,23 @@ def show_comparison(compared: dict) -> None:
     heads = [f"{name} <= {size(axis['budget']) if name.startswith('bytes') else format(axis['budget'], ',.4g')}" for name, axis in axes.items()]
     console.print()
     show("Error % at equal (the last evaluation within the budget)", ["run", *heads], rows)
+
+
+def show_alignment(found: dict) -> None:
+    """The errors before and after alignment, and both matrices of overlaps."""
+    rows = [[run, f"{error:.2f}"] for run, error in zip(found["runs"], found["error_pct"], strict=True)]
+    rows += [["ensemble of their probabilities", f"{found['ensemble_error_pct']:.2f}"], ["mean of their weights", f"{found['mean_error_pct']:.2f}"]]
+    rows += [[f"mean after alignment ({found['method']})", f"{found['aligned_mean_error_pct']:.2f}"]]
+    show("Test error", ["", "%"], rows)
+    for title, key in (("Overlap", "overlap"), ("Overlap after alignment", "aligned_overlap")):
+        console.print()
+        show(title, ["", *map(str, range(len(rows) - 3))], [[str(number), *(f"{its:.3f}" for its in row)] for number, row in enumerate(found[key])])
+
+
+def show_flatness(found: dict) -> None:
+    """The loss around a solution."""
+    rows = [["loss", f"{found['loss']:.5f}"]]
+    rows += [[f"eigenvalue {number}", f"{value:.4g}"] for number, value in enumerate(found["eigenvalues"], 1)]
+    rows += [[f"local entropy, gamma {gamma}", f"{value:.5f}"] for gamma, value in found["local_entropy"].items()]
+    rows += [[f"loss at distance {at:+.1f}", f"{loss:.5f}"] for at, loss in zip(found["distances"], found["losses"], strict=True) if round(at * 10) % 5 == 0]
+    show(f"{found['run']}, over {found['samples']:,} training samples", ["", ""], rows)
