@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from parle.data.cache import Cache
 from parle.data.dataset import Data, Split
@@ -93,12 +92,23 @@ def augmented(images: Tensor, how: str, generator: torch.Generator, pad: int = 4
 
     All of it takes place on the device of the images; `generator` is that of the host.
     """
-    count, _, height, width = images.shape
-    rows, columns = (torch.randint(0, 2 * pad + 1, (2, count), generator=generator)).to(images.device)
-    grid_rows, grid_columns = torch.arange(height, device=images.device), torch.arange(width, device=images.device).expand(count, width)
+    count, channels, height, width = images.shape
+    rows, columns = torch.randint(-pad, pad + 1, (2, count, 1), generator=generator)
+    rows, columns = rows + torch.arange(height), columns + torch.arange(width)
     if how == "mirror-shift":
-        mirror = (torch.rand(count, generator=generator) < 0.5).to(images.device)
-        grid_columns = torch.where(mirror[:, None], grid_columns.flip(1), grid_columns)
-    padded = functional.pad(images, (pad,) * 4, mode="reflect" if padding == "reflect" else "constant").permute(0, 2, 3, 1)
-    samples = torch.arange(count, device=images.device)[:, None, None]
-    return padded[samples, (grid_rows + rows[:, None])[:, :, None], (grid_columns + columns[:, None])[:, None, :]].permute(0, 3, 1, 2)
+        columns = torch.where(torch.rand(count, 1, generator=generator) < 0.5, columns.flip(1), columns)
+    places = (_reflected(rows, height)[:, :, None] * width + _reflected(columns, width)[:, None, :]).view(count, 1, -1).to(images.device)
+    changed = images.flatten(2).gather(2, places.expand(-1, channels, -1)).view_as(images)
+    if padding == "zero":
+        inside = _is_inside(rows, height)[:, None, :, None] & _is_inside(columns, width)[:, None, None, :]
+        changed *= inside.to(images.device)
+    return changed
+
+
+def _reflected(places: Tensor, size: int) -> Tensor:
+    """Places beyond the border, mirrored at the outermost pixel."""
+    return size - 1 - (size - 1 - places.abs()).abs()
+
+
+def _is_inside(places: Tensor, size: int) -> Tensor:
+    return (places >= 0) & (places < size)
