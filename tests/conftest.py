@@ -63,7 +63,7 @@ def parle_command(monkeypatch, capsys):
 def make_shards(tmp_path):
     """A folder of parquet shards in the Hugging Face layout, with made-up images."""
 
-    def make(name="made", shape=(28, 28), train=60, test=20, labels=None, columns=("image", "label"), classes=10, shards=1) -> Path:
+    def make(name="made", shape=(28, 28), train=60, test=20, labels=None, columns=("image", "label"), classes=10, shards=1, extra=0, coarse=False) -> Path:
         import numpy as np
         import pyarrow
         import pyarrow.parquet
@@ -72,14 +72,14 @@ def make_shards(tmp_path):
         folder = tmp_path / "data" / name
         folder.mkdir(parents=True)
         generator = np.random.default_rng(0)
-        for part, count in (("train", train), ("test", test)):
+        for part, count in (("train", train), ("test", test), *([("extra", extra)] if extra else [])):
             cells = []
             for _ in range(count):
                 encoded = io.BytesIO()
                 Image.fromarray(generator.integers(0, 256, shape, dtype=np.uint8)).save(encoded, format="PNG")
                 cells.append({"bytes": encoded.getvalue(), "path": None})
             its = labels if labels is not None and part == "train" else [index % classes for index in range(count)]
-            table = pyarrow.table({columns[0]: cells, columns[1]: its})
+            table = pyarrow.table({columns[0]: cells, columns[1]: its, **({"coarse_label": [0] * count} if coarse else {})})
             features = {columns[0]: {"_type": "Image"}, columns[1]: {"names": [str(c) for c in range(classes)], "_type": "ClassLabel"}}
             table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
             for shard in range(shards):

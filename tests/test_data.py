@@ -150,3 +150,19 @@ def test_without_a_network_the_command_that_fetches_is_named(tmp_path, monkeypat
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     with pytest.raises(parle.SetupError, match="hf download --repo-type dataset uoft-cs/cifar10 --local-dir DIR/cifar10"):
         data.load("cifar10", None, tmp_path)
+
+
+def test_data_in_the_layout_of_cifar_100_gives_its_fine_labels(make_shards):
+    folder = make_shards(name="cifar100", shape=(32, 32, 3), train=200, test=100, columns=("img", "fine_label"), classes=100, coarse=True)
+    found = data.load("cifar100", data_dir=folder.parent)
+    assert (found.classes, found.shape, int(found.train.labels.max())) == (100, (3, 32, 32), 99)
+
+
+def test_data_in_the_layout_of_svhn_may_be_trained_on_its_extra_split(make_shards):
+    folder = make_shards(name="svhn", shape=(32, 32, 3), train=40, test=20, extra=70)
+    plain, more = (data.load("svhn", data_dir=folder.parent, extra=extra) for extra in (False, True))
+    assert (len(plain.train), len(more.train), len(plain.test), len(more.test)) == (40, 110, 20, 20)
+    assert torch.equal(more.train.images[:40], plain.train.images)
+    other = make_shards(name="cifar10", shape=(32, 32, 3))
+    with pytest.raises(parle.ConfigError, match=r"There is no extra-\*.parquet"):
+        data.load("cifar10", data_dir=other.parent, extra=True)

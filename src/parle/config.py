@@ -51,6 +51,7 @@ class DataConfig(Strict):
     split: float | None = Field(None, gt=0, le=1, description="part of the training data that each replica sees; together they see all")
     skew: float | None = Field(None, gt=0, description="divide every class among the replicas by Dirichlet(skew); small is unequal")
     context: int = Field(128, ge=2, description="characters in a window of a text")
+    extra: bool = Field(False, description="train on the shards extra-*.parquet too, as with SVHN")
     samples: int | None = Field(None, gt=0, description="use only the first so many training samples")
 
 

@@ -37,7 +37,9 @@ def load_data(settings: config.RunConfig, show: Quiet | None = None) -> data.Dat
 
     show.begin(f"loading {its.name}", 1)
     try:
-        found = data.load(its.name, environment.data_dir, environment.cache_dir, its.image_column, its.label_column, its.context, its.normalize, progress)
+        found = data.load(
+            its.name, environment.data_dir, environment.cache_dir, its.image_column, its.label_column, its.extra, its.context, its.normalize, progress
+        )
     finally:
         show.end()
     return data.Data(found.name, found.train.first(its.samples), found.test, found.classes)

@@ -28,13 +28,14 @@ def load(
     cache_dir: Path | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
+    extra: bool = False,
     context: int = 128,
     normalize: str = "scale",
     progress: Callable[[int, int], None] | None = None,
 ) -> Data:
     """The data of that name: `digits`, a folder in `data_dir`, a path, a hub id, or `module:attribute`.
 
-    A folder holds parquet shards; a file is a text, cut into windows of `context` characters.
+    A folder holds parquet shards, with `extra` those of a third split too; a file is a text, cut into windows of `context` characters.
 
     Images are drawn as `normalize` says: scale, mean-std, contrast or zca. Decoded tensors are kept in `cache_dir`. Raises
     ConfigError or SetupError, with the cure, where there are none.
@@ -43,7 +44,7 @@ def load(
     torch.Size([1437, 1, 8, 8])
     """
     cache = Cache(cache_dir)
-    return prepared(_found(name, data_dir, cache, (image_column, label_column, progress), context), normalize, cache)
+    return prepared(_found(name, data_dir, cache, (image_column, label_column, extra, progress), context), normalize, cache)
 
 
 def _found(name: str, data_dir: Path | None, cache: Cache, columns: tuple, context: int) -> Data:

@@ -28,7 +28,8 @@ def fetch(name: str, folder: Path, data_dir: Path | None) -> Path:
     try:
         logging.disable(logging.WARNING)  # else each of its attempts writes a line
         found = datasets.load_dataset(hub_id, CONFIGURATIONS.get(hub_id), download_config=datasets.DownloadConfig(max_retries=0))
-        shards = {f"{split}-00000-of-00001.parquet": found[split] for split in ("train", "test")}
+        splits = ("train", "test", *(["extra"] if "extra" in found else []))
+        shards = {f"{split}-00000-of-00001.parquet": found[split] for split in splits}
     except KeyError as error:
         raise ConfigError(
             f"Data `{name}` ({hub_id}) has no split {error}; its splits are {', '.join(found)}. Write a folder with train-*.parquet and test-*.parquet."

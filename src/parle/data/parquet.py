@@ -17,10 +17,13 @@ def folder_of_shards(folder: Path) -> Path | None:
     return next((path.parent for pattern in ("train-*.parquet", "*/train-*.parquet") for path in sorted(folder.glob(pattern))), None)
 
 
-def read_folder(name: str, folder: Path, cache: Cache, image_column: str | None = None, label_column: str | None = None, progress=None) -> Data:
+def read_folder(
+    name: str, folder: Path, cache: Cache, image_column: str | None = None, label_column: str | None = None, extra: bool = False, progress=None
+) -> Data:
     """The data of a folder of shards, decoded once and kept in the cache.
 
-    Without column names, the column of encoded images and the column named `label` (or ending in it) are taken.
+    Without column names, the column of encoded images and the column named `label` (or ending in it) are taken. With `extra`, the
+    shards `extra-*.parquet` count as training data too, as with SVHN.
     Raises ConfigError for a shard that is missing or cannot be read, SetupError without the packages for it.
     """
     splits, classes = [], 0
@@ -28,6 +31,10 @@ def read_folder(name: str, folder: Path, cache: Cache, image_column: str | None 
         shards = sorted(folder.glob(f"{part}-*.parquet"))
         if not shards:
             raise ConfigError(f"There is no {part}-*.parquet in {folder}. Expected shards in the Hugging Face layout, train-*.parquet and test-*.parquet.")
+        if extra and part == "train":
+            if not (more := sorted(folder.glob("extra-*.parquet"))):
+                raise ConfigError(f"There is no extra-*.parquet in {folder}, but data.extra asks for it. Leave it away, or fetch that split as well.")
+            shards += more
         columns = _columns(shards[0], image_column, label_column)
         tensors = cache.get(shards, columns[:2], lambda shards=shards, columns=columns: _decode(shards, *columns[:2], progress))
         splits.append(Split(tensors["images"], tensors["labels"], 255.0))
