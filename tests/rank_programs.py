@@ -315,7 +315,7 @@ def unequal(rank: int, periods: tuple[int, ...], rounds: int, weigh: str) -> dic
     model = Vector(start())
     meter = parle.Metered(parle.TorchDistributed(ordered=True))
     replicas = parle.join(model, torch_sgd(model.parameters()), parle.LocalSGD(period=periods, weigh=weigh), meter)
-    advance(replicas, periods[rank] * rounds, offset=rank)
+    advance(replicas, periods[rank] * rounds + (2, 1, 0)[rank], offset=rank)
     replicas.finish()
     return {"params": replicas.params[0].numpy().copy(), "steps": replicas.mean_steps, "rounds": replicas.round}
 

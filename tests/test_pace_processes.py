@@ -17,9 +17,15 @@ def test_periods_of_their_own_give_the_same_in_three_processes_as_in_one(weigh):
     expected, taken = coupled(parle.LocalSGD(period=periods, weigh=weigh)), [0] * 3
     for _ in range(4):
         step_each(expected, taken, periods)
+    before, starts = expected.reference.clone(), expected.params.clone()
+    step_each(expected, taken, (2, 1, 0))  # the run ends between two rounds
+    changes = expected.params - starts
+    weights = torch.tensor({"uniform": [1.0, 1.0, 1.0], "steps": [2.0, 1.0, 0.0], "replicas": [0.5, 1.0, 1.0]}[weigh], dtype=torch.float64)
+    expected.finish()
+    torch.testing.assert_close(expected.reference, before + (weights[:, None] * changes).mean(0), rtol=1e-12, atol=1e-13)
     for rank, its in enumerate(ranks.results(3, programs.unequal, periods, 4, weigh)):
         assert np.array_equal(its["params"], expected.params[rank].numpy())
-        assert (its["steps"], its["rounds"]) == (12.0, 4)
+        assert (its["steps"], its["rounds"]) == (13.0, 5)
 
 
 @pytest.mark.parametrize("weigh", ["uniform", "steps", "replicas"])

@@ -21,7 +21,7 @@ class Pace:
 
     def __init__(self, algorithm: Algorithm, replicas: list[Replica], communicator: Communicator):
         self._replicas, self._communicator = replicas, communicator
-        self.timed = isinstance(algorithm.period, Seconds)
+        self.timed, self._unequal = isinstance(algorithm.period, Seconds), isinstance(algorithm.period, tuple)
         self._asks, self._needs_loss = self.timed or bool(algorithm.watched), any(its.needs_loss for its in algorithm.watched)
         self.seen: Seen | None = None
         self.mean_steps = self.stepped = 0.0
@@ -46,17 +46,17 @@ class Pace:
 
     def take_stock(self, now: Algorithm, ends: bool = False) -> bool:
         """Find each replica's share of the steps of a round, and what all have seen in it; whether all of them are at their end."""
-        everybody = ends
-        self.stepped = now.mean_period if self.is_due(now) else sum(replica.steps for replica in self._replicas) / len(self._replicas)
-        if self._asks:
+        everybody, counted = ends, self.timed or ends  # otherwise everybody has taken what is due
+        self.stepped = sum(replica.steps for replica in self._replicas) / len(self._replicas) if counted else now.mean_period
+        if self._asks or (ends and self._unequal):
             steps, lr, loss, ending = self._exchanged(float(ends))
-            self.stepped = steps if self.timed else self.stepped
+            self.stepped = steps if counted else self.stepped
             first = loss if self.seen is None else self.seen.first_loss
             self.seen, everybody = Seen(lr, loss, first), ending == 1.0
             self._losses, self._told = [0.0] * len(self._replicas), [0] * len(self._replicas)
         for replica in self._replicas:
-            its = replica.steps if self.timed else now.steps_of(replica.index)
-            replica.r.weight = max(its, 1) / max(self.stepped if self.timed else now.mean_period, 1e-9)
+            its = replica.steps if counted else now.steps_of(replica.index)
+            replica.r.weight = max(its, 1) / max(self.stepped, 1e-9)
         return everybody
 
     def begin_round(self, now: Algorithm) -> None:
