@@ -77,6 +77,10 @@ def test_explain_gives_the_promised_period_of_a_run(parle_command):
         ("algorithm.period=[8,4]", "period has 2 numbers, (8, 4), for 3 replicas"),
         ("algorithm.period=seconds(0)", "Seconds needs a number above 0"),
         ("algorithm.weigh=stps", "LocalSGD.weigh must be one of uniform, steps, replicas"),
+        ("algorithm.period=seconds(inf)", "Seconds needs a number above 0, got inf"),
+        ("schedule.inner=seconds(2)", "gives no rate above 0"),
+        ("schedule.inner=power(-1, 0)", "gives no rate above 0"),
+        ("communicator.codec=int4(0)", "A codec with a scale for every 0 numbers is none"),
         ("schedule.inner=powr(1, 2)", "`powr` is not a schedule. Did you mean power?"),
     ],
 )

@@ -3,6 +3,7 @@
 import functools
 
 from parle import config, data, launch, models, schedules
+from parle.errors import ConfigError
 from parle.launch import Environment, World
 from parle.training import Plan
 
@@ -72,10 +73,18 @@ def plan_for(settings: config.RunConfig, found: data.Data, world: World | None =
         weight_decay=optimizer.weight_decay,
         milestones=config.milestones(settings, batches),
         factor=schedule.factor,
-        inner=schedules.parse(schedule.inner) if schedule.inner else None,
+        inner=_inner(schedule.inner) if schedule.inner else None,
         start=settings.start,
         buffers=settings.buffers,
         optimizer_state=settings.optimizer_state,
         evaluate_every=max(1, round(settings.evaluation.every * batches)),
         refresh=settings.evaluation.refresh,
     )
+
+
+def _inner(text: str) -> schedules.Schedule:
+    """The schedule of the inner rate; ConfigError unless it gives rates from the round alone."""
+    found = schedules.parse(text)
+    if isinstance(found, (schedules.Adaptive, schedules.Seconds)) or not found(0) > 0 or not found(1) > 0:
+        raise ConfigError(f"schedule.inner is `{text}`, which gives no rate above 0 from the number of the round. Write one such as power(0.4, -0.6667).")
+    return found

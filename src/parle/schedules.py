@@ -251,7 +251,7 @@ class Seconds(_Written):
     seconds: float
 
     def __post_init__(self):
-        if not self.seconds > 0:
+        if not isinstance(self.seconds, (int, float)) or not 0 < self.seconds < math.inf:
             raise ConfigError(f"Seconds needs a number above 0, got {self.seconds}. Give the time between two rounds, such as seconds(2.0).")
 
 

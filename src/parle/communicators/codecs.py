@@ -45,7 +45,7 @@ class Int8(Codec):
     """
 
     def __init__(self, chunk: int = 256):
-        self.chunk = chunk
+        self.chunk = _checked(chunk)
 
     def encode(self, vector: Tensor) -> Tensor:
         chunks = torch.nn.functional.pad(vector.to(torch.float32), (0, -len(vector) % self.chunk)).view(-1, self.chunk)
@@ -70,7 +70,7 @@ class Int4(Codec):
     """
 
     def __init__(self, chunk: int = 64):
-        self.chunk = chunk + chunk % 2
+        self.chunk = _checked(chunk) + chunk % 2
 
     def encode(self, vector: Tensor) -> Tensor:
         chunks = torch.nn.functional.pad(vector.to(torch.float32), (0, -len(vector) % self.chunk)).view(-1, self.chunk)
@@ -113,6 +113,13 @@ class TopK(Codec):
 
     def __repr__(self) -> str:
         return f"topk({self.fraction})"
+
+
+def _checked(chunk: int) -> int:
+    """The numbers that share a scale; ConfigError unless there is one at least."""
+    if chunk < 1:
+        raise ConfigError(f"A codec with a scale for every {chunk} numbers is none. Give 1 or more, such as int8(256).")
+    return chunk
 
 
 CODECS = {"bf16": BF16, "int8": Int8, "int4": Int4, "topk": TopK}
