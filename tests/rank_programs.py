@@ -347,3 +347,13 @@ def adapting(rank: int) -> list[int]:
             step += 1
     replicas.finish()
     return found
+
+
+def adapting_unequally(rank: int) -> dict:
+    """A period that adapts, in processes whose loops are of unequal length."""
+    model = Vector(start())
+    meter = parle.Metered(parle.TorchDistributed())
+    replicas = parle.join(model, torch_sgd(model.parameters()), parle.LocalSGD(period=parle.QSR(4, alpha=1e-9)), meter)
+    advance(replicas, (10, 6)[rank], offset=rank)
+    replicas.finish()
+    return {"params": replicas.params[0].numpy().copy(), "rounds": replicas.round}

@@ -133,7 +133,7 @@ def test_compressed_goes_around_the_transport():
         parle.Compressed(parle.InProcess(), 8)
 
 
-@pytest.mark.parametrize("name", [name for name in parle.ALGORITHMS if name not in ("local-sgd", "fedprox", "streaming-diloco")])
+@pytest.mark.parametrize("name", [name for name in parle.ALGORITHMS if name not in ("local-sgd", "streaming-diloco")])
 def test_an_algorithm_without_a_delayed_form_cannot_overlap(name):
     with pytest.raises(parle.ConfigError, match="has no delayed form"):
         kind = parle.ALGORITHMS[name]

@@ -93,3 +93,75 @@ def test_a_server_takes_one_period_for_all(parle_command):
     done = parle_command(*SHORT, "--quorum", "1", "--set", "algorithm.period=[8,4,3]")
     assert done.code == 2 and "A server takes one period for all replicas" in " ".join(done.err.split())
     assert isinstance(parle.LocalSGD(period=parle.Seconds(1.0)).settings()["period"], str)
+
+
+def algorithm_of(*sets, samples=1000):
+    """The algorithm of a run of 310 steps, its springs and rates derived."""
+    from parle import config
+
+    return config.algorithm_for(config.settled(config.load(sets=("epochs=10", *sets)), samples), 31)
+
+
+def test_derived_schedules_count_the_rounds_of_a_growing_period():
+    post_local = algorithm_of("algorithm=parle", "algorithm.period=switch(1, 30, at=10)")  # ten rounds of one step, ten of thirty
+    assert [post_local.rounds_in(steps) for steps in (9, 10, 39, 40, 310)] == [9, 10, 10, 11, 20]
+    assert post_local.at(19).gamma == pytest.approx(1.0) and post_local.at(19).lr == pytest.approx(0.1 / 3)
+
+
+def test_slowmo_knows_the_inner_rate_of_every_round():
+    slow = algorithm_of("algorithm=slowmo", "algorithm.period=switch(1, 30, at=10)")
+    assert [slow.at(round).lr for round in (0, 13, 14, 17)] == [0.1, 0.1, 0.01, 0.001]  # the rate drops at 155 and 232 of 310 steps
+    moving = algorithm_of("algorithm=slowmo", "algorithm.period=4", "schedule.inner=power(0.2, -0.6667)")
+    assert moving.at(7).lr == pytest.approx(0.2 * 8**-0.6667)
+    with pytest.raises(parle.ConfigError, match="nobody knows beforehand in which round the inner rate drops"):
+        algorithm_of("algorithm=slowmo", "algorithm.period=adacomm(4)")
+    assert algorithm_of("algorithm=slowmo", "algorithm.period=adacomm(4)", "schedule.drops=[]").at(3).lr == 0.1
+
+
+@pytest.mark.parametrize("period", ["stages(0)", "restart(100, 0)", "restart(-5, 3)", "switch(1, 8, at=[2])", "power(2, [1])", "qsr([1, 2], alpha=1)"])
+def test_a_schedule_that_gives_no_number_is_refused_before_the_run_begins(parle_command, period):
+    done = parle_command(*SHORT, "--set", f"algorithm.period={period}")
+    assert done.code == 2 and "Traceback" not in done.err and "period" in done.err
+    assert not Path("runs", "a").exists()
+
+
+def test_training_losses_are_those_of_each_replicas_own_steps(parle_command):
+    parle_command(*SHORT, "--set", "algorithm.period=[16,1,1]", "--lr", "0.0001")
+    losses = records()[0]["train_loss"]
+    assert max(losses) / min(losses) < 1.2
+
+
+def test_a_run_that_goes_by_time_takes_no_more_steps_than_it_was_given(parle_command):
+    done = parle_command("train", "-a", "local-sgd", "-n", "2", "-e", "0.2", "--json", "--name", "a", "--set", "algorithm.period=seconds(60)")
+    assert done.json["steps"] == 9 and done.json["gradient_evaluations"] == 18 and done.json["rounds"] == 1
+
+
+def test_the_period_that_was_taken_is_recorded(parle_command):
+    parle_command(*SHORT, "--set", "algorithm.period=adacomm(16)")
+    assert records()[-1]["algorithm"]["period"] < 16
+
+
+def test_delayed_rounds_do_not_depend_on_when_the_run_is_evaluated(parle_command):
+    delayed = ("train", "-a", "local-sgd", "-n", "2", "-e", "1", "--json", "--set", "algorithm.period=10", "--set", "communicator.delay=8")
+    losses = [parle_command(*delayed, "--set", f"evaluation.every={every}", "--name", str(every)).json["loss"] for every in (1, 0.0228)]
+    losses.append(parle_command(*delayed, "--processes", "--set", "communicator.ordered=true", "--name", "p").json["loss"])
+    assert losses[0] == losses[1] == losses[2]
+
+
+def test_gradients_at_a_server_are_counted_as_they_are_computed(parle_command):
+    served = ("train", "-a", "local-sgd", "-n", "2", "-e", "1", "--quorum", "1", "--json")
+    growing = parle_command(*served, "--set", "algorithm.period=switch(1, 8, at=4)", "--name", "a")
+    assert (growing.json["gradient_evaluations"], growing.json["steps"]) == (88, 44)
+    sharp = parle_command(*served, "--set", "algorithm.period=4", "--set", "optimizer.sharpness=0.05", "--name", "b")
+    assert sharp.json["gradient_evaluations"] == 176
+
+
+def test_another_algorithm_on_top_of_a_run_takes_its_own_optimizer():
+    from parle import config
+
+    file = Path("c.yaml")
+    file.write_text(config.to_yaml(config.settled(config.load(sets=("algorithm=diloco",)), 1000)))
+    other = config.settled(config.load(file, options={"algorithm.name": "local-sgd"}), 1000).optimizer
+    assert (other.name, other.lr) == ("sgd", 0.1)
+    same = config.settled(config.load(file), 1000).optimizer
+    assert (same.name, same.lr) == ("adamw", 0.001)

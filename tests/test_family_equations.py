@@ -141,7 +141,7 @@ def test_adacomm_shortens_the_period_with_the_square_root_of_the_loss():
 
 
 def test_adacomm_needs_to_be_told_the_loss():
-    with pytest.raises(parle.ConfigError, match=r"Call replicas.report\(loss\) after every step"):
+    with pytest.raises(parle.ConfigError, match=r"Call replicas.report\(loss\) before every optimizer.step"):
         advance(coupled(parle.LocalSGD(period=parle.AdaComm(2))), 2)
 
 

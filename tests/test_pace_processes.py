@@ -1,5 +1,7 @@
 """Replicas that take unequal numbers of steps, in one process and in several: nobody waits for ever, and everybody ends alike."""
 
+import time
+
 import numpy as np
 import pytest
 import rank_programs as programs
@@ -72,3 +74,20 @@ def test_unequal_periods_resume_in_the_middle_of_a_round():
         ours.load_state_dict(its.state_dict())
     train(resumed, 11, first=9)
     assert torch.equal(whole.params, resumed.params) and whole.round == resumed.round and whole.steps_to_round == resumed.steps_to_round
+
+
+def test_processes_of_unequal_length_end_alike_where_the_period_adapts():
+    long, short = ranks.results(2, programs.adapting_unequally)
+    assert np.array_equal(long["params"], short["params"]) and long["rounds"] == short["rounds"] >= 3
+
+
+def test_a_skipped_step_does_not_stop_rounds_that_go_by_time():
+    replicas = coupled(parle.LocalSGD(period=parle.Seconds(0.02), weigh="steps"))
+    advance(replicas, 1)
+    for model, optimizer in list(zip(replicas.models, replicas.optimizers, strict=True))[:2]:  # the last one skips a step
+        model.loss(0, 1).backward()
+        optimizer.step()
+    began = time.monotonic()
+    while replicas.round < 3:
+        advance(replicas, 1)
+        assert time.monotonic() < began + 20

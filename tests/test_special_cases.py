@@ -184,3 +184,11 @@ def test_parle_with_the_whole_pull_is_parle():
 def test_averages_without_memory_are_the_plain_optimizer():
     for algorithm in (parle.EMA(decay=0.0), parle.SWA(period=1, weight=1.0)):
         torch.testing.assert_close(advance(coupled(algorithm, replicas=1), 40).solution_vector(), plain(40), rtol=1e-12, atol=1e-13)
+
+
+def test_one_fragment_ends_as_diloco_does():
+    a, b = (advance(coupled(its), 10) for its in (parle.StreamingDiLoCo(period=5, fragments=1), parle.DiLoCo(period=5)))
+    a.finish()
+    b.finish()
+    assert a.round == b.round == 2
+    torch.testing.assert_close(a.reference, b.reference, rtol=1e-12, atol=1e-13)

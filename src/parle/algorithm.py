@@ -146,6 +146,24 @@ class Algorithm:
         """Steps that a replica takes between two rounds; of a period by time, the least."""
         return 1 if isinstance(self.period, Seconds) else self.period[replica] if isinstance(self.period, tuple) else self.period
 
+    def steps_in(self, rounds: int, replica: int = 0) -> int:
+        """Steps that a replica takes in its first so many rounds; where the period adapts, the least."""
+        return sum(int(self.period(round)) for round in range(rounds)) if callable(self.period) else rounds * self.steps_of(replica)
+
+    def rounds_in(self, steps: int) -> int:
+        """Whole rounds in so many steps of a replica, the mean of all; where the period adapts or goes by time, the most."""
+        if not callable(self.period):
+            return int(steps / self.mean_period)
+        rounds, taken = 0, int(self.period(0))
+        while taken <= steps:
+            rounds, taken = rounds + 1, taken + max(1, int(self.period(rounds + 1)))
+        return rounds
+
+    @property
+    def in_fragments(self) -> bool:
+        """Whether a round exchanges a part of the vector only."""
+        return self.fragment(0, 2) != slice(None)
+
     @property
     def mean_period(self) -> float:
         """Steps between two rounds, of all replicas on the average."""
@@ -159,14 +177,17 @@ class Algorithm:
     def at(self, round: int, seen: Seen | None = None) -> Algorithm:
         """This algorithm with every schedule replaced by its number in that round, after the replicas have `seen` the one before."""
         values = {f: getattr(self, f.name) for f in dataclasses.fields(self)}
-        moving = {f: value(round, seen) if isinstance(value, Adaptive) else value(round) for f, value in values.items() if callable(value)}
-        if not moving:
-            return self
-        moving = {f.name: int(value) if f.metadata.get("whole") and value == value // 1 else value for f, value in moving.items()}
         try:
+            moving = {f: value(round, seen) if isinstance(value, Adaptive) else value(round) for f, value in values.items() if callable(value)}
+            if not moving:
+                return self
+            moving = {f.name: int(value) if f.metadata.get("whole") and value == value // 1 else value for f, value in moving.items()}
             return dataclasses.replace(self, **moving)
         except ConfigError as error:
             raise ConfigError(f"In round {round}: {error}") from None
+        except (TypeError, ArithmeticError) as error:
+            name = next((f.name for f, value in values.items() if callable(value) and not _gives_a_number(value, round, seen)), "a schedule")
+            raise ConfigError(f"In round {round}: {type(self).__name__}.{name} is {getattr(self, name, '')}, which gives no number ({error}).") from None
 
     def settings(self) -> dict:
         """The hyper-parameters as plain values, schedules as text: what a configuration file holds."""
@@ -206,6 +227,13 @@ def check(name: str, value, limits) -> None:
     for word, holds in bounds:
         if limits.get(word) is not None and not holds(limits[word]):
             raise ConfigError(f"{name} must be {kind} {word.replace('_', ' ')} {limits[word]}, got {value}. {cure}")
+
+
+def _gives_a_number(value, round: int, seen: Seen | None) -> bool:
+    try:
+        return isinstance(value(round, seen) if isinstance(value, Adaptive) else value(round), Real)
+    except (TypeError, ArithmeticError):
+        return False
 
 
 def _moves(value) -> bool:

@@ -19,7 +19,7 @@ from torch import Tensor
 from parle.errors import ConfigError, SetupError
 
 TENSORS, STATE = "state.safetensors", "state.json"
-FORMAT = 2
+FORMAT = 3
 
 
 def write(folder: Path, state: dict) -> None:

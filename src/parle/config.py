@@ -123,7 +123,9 @@ class RunConfig(Strict):
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     algorithm: dict[str, Any] = Field({"name": "parle"}, description="name, and the settings that `parle explain NAME` lists")
-    derived: list[str] = Field([], description="settings of the algorithm that follow from the rest; worked out again when an option or --set changes that")
+    derived: list[str] = Field(
+        [], description="settings of the algorithm and the optimizer that follow from the rest; worked out again when an option or --set changes that"
+    )
     replicas: int | None = Field(None, ge=1, description="default: 3, or 1 for an algorithm of one replica")
     epochs: float | None = Field(None, gt=0, description=f"data epochs per replica; default: 5, or 50 below {SMALL:,} samples")
     batch_size: int | None = Field(None, ge=1, description=f"per replica; default: 128, or 32 below {SMALL:,} samples")
@@ -206,6 +208,7 @@ def settled(config: RunConfig, samples: int) -> RunConfig:
     from parle.algorithms import VARIANTS
 
     kind, small = algorithm_class(config), samples < SMALL
+    unnamed = [key for key in ("name", "lr") if getattr(config.optimizer, key) is None]
     replicas = config.replicas or (1 if kind.single else 3)
     config = config.model_copy(update={"replicas": replicas})
     update: dict[str, Any] = {
@@ -219,6 +222,7 @@ def settled(config: RunConfig, samples: int) -> RunConfig:
     variant = next((variant for variant, its in VARIANTS.get(name, {}).items() if its is kind), None)
     algorithm = {"name": name} | ({"variant": variant} if variant else {}) | algorithm_for(config, samples_of(config, samples) // config.batch_size).settings()
     derived = [key for key in algorithm if key not in config.algorithm]
+    derived += [f"optimizer.{key}" for key in unnamed]
     return config.model_copy(update={"algorithm": algorithm, "derived": [*config.derived, *derived]})
 
 
@@ -273,20 +277,21 @@ def algorithm_for(config: RunConfig, batches: int):
 
     kind, schedule = algorithm_class(config), config.schedule
     given = _given(config)
-    period, optimizer = kind.from_settings(given).at(0).mean_period, optimizer_of(config)  # where it changes, the first is near enough to count rounds
-    rounds, scoping = max(1, int(steps_of(config, batches) / period)), schedule.scoping or ("run" if schedule.name == "short" else "paper")
+    plain, optimizer = kind.from_settings(given), optimizer_of(config)
+    plain.at(0)  # refuses a schedule that gives no number
+    rounds, scoping = max(1, plain.rounds_in(steps_of(config, batches))), schedule.scoping or ("run" if schedule.name == "short" else "paper")
     if schedule.name == "short":
         drops, factor = tuple(max(1, int(part * rounds)) for part in schedule.outer_drops), schedule.outer_factor
     elif kind.fixed_inner_rate:
         drops, factor = (PAPER_ROUNDS_OF_BATCHES * batches,), schedule.factor
     else:
-        drops, factor = _in_rounds(config, batches, period), schedule.factor
+        drops, factor = _in_rounds(config, batches, plain), schedule.factor
     for field in fields(kind):
         clip = field.metadata.get("clip")
         if field.name in given:
             continue
         if field.metadata.get("rate") == "inner":
-            given[field.name] = schedules.Steps(optimizer.lr, _in_rounds(config, batches, period), schedule.factor)
+            given[field.name] = _as_the_inner_rate(config, batches, plain, optimizer.lr)
         elif field.metadata.get("rate"):
             given[field.name] = schedules.Steps(optimizer.lr if optimizer.name == "sgd" else field.default, drops, factor)
         elif field.metadata.get("tail"):
@@ -303,21 +308,23 @@ def _given(config: RunConfig) -> dict:
     return {name: value for name, value in config.algorithm.items() if name not in ("name", "variant")}
 
 
-def _in_rounds(config: RunConfig, batches: int, period: float) -> tuple[int, ...]:
+def _in_rounds(config: RunConfig, batches: int, algorithm) -> tuple[int, ...]:
     """The rounds in which the inner rate drops."""
-    return tuple(int(step / period) for step in milestones(config, batches))
+    return tuple(algorithm.rounds_in(step) for step in milestones(config, batches))
 
 
-def flat(config: RunConfig) -> dict[str, str]:
-    """Every setting as text by its path."""
+def _as_the_inner_rate(config: RunConfig, batches: int, algorithm, lr: float):
+    """The inner rate as a schedule of the round."""
+    from parle import schedules
 
-    def leaves(tree: dict, path: str = "") -> dict[str, str]:
-        found = {}
-        for key, value in tree.items():
-            found |= leaves(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": str(value)}
-        return found
-
-    return leaves(config.model_dump())
+    if config.schedule.inner:
+        return schedules.parse(config.schedule.inner)
+    if isinstance(algorithm.period, (schedules.Adaptive, schedules.Seconds)) and milestones(config, batches):
+        raise ConfigError(
+            f"With the period {algorithm.period} nobody knows beforehand in which round the inner rate drops, which {type(algorithm).__name__} has to know. "
+            "Give a period in steps, or keep the rate constant with --set schedule.drops=[]."
+        )
+    return schedules.Steps(lr, _in_rounds(config, batches, algorithm), config.schedule.factor)
 
 
 def alone(config: RunConfig, epochs: float) -> RunConfig:
@@ -365,10 +372,11 @@ def to_yaml(config: RunConfig) -> str:
 
 def _forget_derived(tree: dict) -> None:
     """Drop the settings that follow from the rest, since an option or --set may have changed that."""
-    names, algorithm = tree.pop("derived", None), tree.get("algorithm")
-    if isinstance(names, list) and isinstance(algorithm, dict):
-        for name in names:
-            algorithm.pop(name, None)
+    names = tree.pop("derived", None)
+    for name in names if isinstance(names, list) else ():
+        group, _, key = name.rpartition(".")
+        if isinstance(tree.get(group or "algorithm"), dict):
+            tree[group or "algorithm"].pop(key, None)
 
 
 def _from_file(file: Path) -> dict:

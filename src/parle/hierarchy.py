@@ -64,6 +64,9 @@ class Hierarchy:
         """
         if not groups or len(groups) != len(optimizers):
             raise JoinError(f"Hierarchy got {len(groups)} groups of models and {len(optimizers)} of optimizers. Give as many of both, at least one.")
+        if policies.get("start", "common") == "common":
+            for model in (model for models in groups[1:] for model in models):
+                model.load_state_dict(groups[0][0].state_dict())
         links, workers = [], []
         for models, its in zip(groups, optimizers, strict=True):
             links.append(_Link(within()))
@@ -131,6 +134,8 @@ class Levels:
         """Hold the last rounds, of the workers and then of the deputies. Every process has to call it."""
         for its in (*self.workers, self.deputies):
             its.finish()
+        for its, deputy in zip(self.workers, self.deputies.params, strict=True):
+            its.move_reference(deputy)
 
     @contextmanager
     def solution(self, loader: Iterable | None = None) -> Iterator[nn.Module]:

@@ -12,7 +12,7 @@ from parle import checkpoint, config, data, launch, models, processes
 from parle.errors import ConfigError, DivergedError, ParleError, ReplicaLost
 from parle.launch import World
 from parle.metrics import Score, score
-from parle.plans import Quiet, load_data, plan_for
+from parle.plans import Quiet, flat, load_data, plan_for
 from parle.runs import RunFolder
 from parle.servers import Seat
 from parle.serving import Serving, carry_out
@@ -95,7 +95,7 @@ class _Job:
         found = found or self.together.agree(lambda: load_data(self.settings, self.show))
         self.settings = config.settled(self.settings, len(found.train))
         if world.size > 1:
-            self.together.compare(config.flat(self.settings) | {"data with digest": found.digest()})
+            self.together.compare(flat(self.settings) | {"data with digest": found.digest()})
         launch.set_threads(world, self.settings.threads)
         plan = plan_for(self.settings, found, world)
         if config.at_server(self.settings):

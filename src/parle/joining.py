@@ -77,8 +77,10 @@ def check_delay(algorithm: Algorithm, delay: int) -> None:
     if type(algorithm).adopt_late is Algorithm.adopt_late:
         raise ConfigError(f"{name} has no delayed form, so its rounds cannot overlap with steps. Use LocalSGD, or a communicator without Overlapped.")
     period = algorithm.at(0).period
-    if not isinstance(period, int):
-        raise ConfigError(f"Rounds that overlap with {delay} steps need a period that is one number, got {period}. Give all replicas the same period.")
+    if not isinstance(period, int) or algorithm.watched:
+        raise ConfigError(
+            f"Rounds that overlap with {delay} steps need a period that is one number, got {algorithm.period}. Give all replicas the same period."
+        )
     if delay > period:
         raise ConfigError(f"A delay of {delay} steps does not end before the next round, {period} steps later. Use a delay up to the period.")
 

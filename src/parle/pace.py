@@ -1,5 +1,6 @@
 """The pace of the replicas: when a round is due, and what they know of each other by then."""
 
+import math
 import time
 
 import torch
@@ -22,7 +23,8 @@ class Pace:
     def __init__(self, algorithm: Algorithm, replicas: list[Replica], communicator: Communicator):
         self._replicas, self._communicator = replicas, communicator
         self.timed, self._unequal = isinstance(algorithm.period, Seconds), isinstance(algorithm.period, tuple)
-        self._asks, self._needs_loss = self.timed or bool(algorithm.watched), any(its.needs_loss for its in algorithm.watched)
+        self.asks, self._needs_loss = self.timed or bool(algorithm.watched), any(its.needs_loss for its in algorithm.watched)
+        self.most = math.inf  # steps in a round whose period goes by time
         self.seen: Seen | None = None
         self.mean_steps = self.stepped = 0.0
         self._losses, self._told = [0.0] * len(replicas), [0] * len(replicas)
@@ -37,20 +39,20 @@ class Pace:
         """Steps until the next round, for the replica that has most of them to take; at least so many where the period goes by time."""
         return max(now.steps_of(replica.index) - (0 if self.timed else replica.steps) for replica in self._replicas)
 
-    def is_due(self, now: Algorithm) -> bool:
-        """Whether all local replicas have come to the next round."""
+    def is_due(self, now: Algorithm, replica: Replica) -> bool:
+        """Whether all local replicas have come to the next round, now that one has stepped; by time, when the last of them steps."""
         if self.timed:
-            steps = {replica.steps for replica in self._replicas}
-            return len(steps) == 1 and steps != {0} and time.monotonic() >= self._since + now.period.seconds
+            steps = [its.steps for its in self._replicas]
+            late = time.monotonic() >= self._since + now.period.seconds or max(steps) >= self.most
+            return late and min(steps) > 0 and replica is self._replicas[-1]
         return all(replica.steps >= now.steps_of(replica.index) for replica in self._replicas)
 
     def take_stock(self, now: Algorithm, ends: bool = False) -> bool:
         """Find each replica's share of the steps of a round, and what all have seen in it; whether all of them are at their end."""
-        everybody, counted = ends, self.timed or ends  # otherwise everybody has taken what is due
+        everybody, counted = ends, self.asks or ends  # otherwise everybody has taken what is due
         self.stepped = sum(replica.steps for replica in self._replicas) / len(self._replicas) if counted else now.mean_period
-        if self._asks or (ends and self._unequal):
-            steps, lr, loss, ending = self._exchanged(float(ends))
-            self.stepped = steps if counted else self.stepped
+        if self.asks or (ends and self._unequal):
+            self.stepped, lr, loss, ending = self._exchanged(float(ends))
             first = loss if self.seen is None else self.seen.first_loss
             self.seen, everybody = Seen(lr, loss, first), ending == 1.0
             self._losses, self._told = [0.0] * len(self._replicas), [0] * len(self._replicas)
@@ -69,7 +71,7 @@ class Pace:
     def _exchanged(self, ends: float) -> list[float]:
         """Steps, inner rate, loss, and whether at the end: the means over all replicas, or over those here if all go by their own clocks."""
         if self._needs_loss and not all(self._told) and not ends:
-            raise ConfigError("This period follows the training loss, which nobody has told. Call replicas.report(loss) after every step.")
+            raise ConfigError("This period follows the training loss, which nobody has told. Call replicas.report(loss) before every optimizer.step().")
         rows = []
         for row, replica in enumerate(self._replicas):
             loss = float(self._losses[row]) / self._told[row] if self._told[row] else 0.0

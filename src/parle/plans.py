@@ -88,3 +88,15 @@ def _inner(text: str) -> schedules.Schedule:
     if isinstance(found, (schedules.Adaptive, schedules.Seconds)) or not found(0) > 0 or not found(1) > 0:
         raise ConfigError(f"schedule.inner is `{text}`, which gives no rate above 0 from the number of the round. Write one such as power(0.4, -0.6667).")
     return found
+
+
+def flat(settings: config.RunConfig) -> dict[str, str]:
+    """Every setting as text by its path."""
+
+    def leaves(tree: dict, path: str = "") -> dict[str, str]:
+        found = {}
+        for key, value in tree.items():
+            found |= leaves(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": str(value)}
+        return found
+
+    return leaves(settings.model_dump())

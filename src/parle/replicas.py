@@ -121,8 +121,18 @@ class Replicas:
 
     @property
     def steps_to_round(self) -> int:
-        """Steps until the next round, for the replica that has most of them to take; at least one where the period goes by time."""
-        return self._pace.to_round(self._now)
+        """Steps until the next round begins, or one under way ends, for the replica that has most to take; by time, at least one."""
+        under_way = self.communicator.delay - min(replica.steps for replica in self._replicas) if self._meeting else 0
+        return under_way if under_way > 0 else self._pace.to_round(self._now)
+
+    @property
+    def now(self) -> Algorithm:
+        """The algorithm with the numbers that its schedules have in this round."""
+        return self._now
+
+    def limit_round(self, steps: int) -> None:
+        """Hold the next round after so many steps at the latest, where the period goes by time."""
+        self._pace.most = steps
 
     @property
     def mean_steps(self) -> float:
@@ -161,7 +171,7 @@ class Replicas:
         """Hold one last round, if any replica has stepped since the last one. Every process has to call it."""
         self._refuse_while_waiting("finish()")
         self._end_meeting()
-        if self._pace.timed and not self.communicator.apart:
+        if self._pace.asks and not self.communicator.apart:
             everybody = False
             while not everybody:  # others may have steps to take, and rounds to hold
                 everybody = self._pace.take_stock(self._now, ends=True)
@@ -305,7 +315,7 @@ class Replicas:
             replica.steps += 1
             if self._meeting and all(other.steps >= self.communicator.delay for other in self._replicas):
                 self._end_meeting()
-            if self._pace.is_due(self._now):
+            if self._pace.is_due(self._now, replica):
                 self._pace.take_stock(self._now)
                 self._hold_round(late=self.communicator.delay > 0)
 

@@ -218,7 +218,7 @@ class AdaComm(Adaptive):
     needs_loss = True
 
     def __call__(self, round: int, seen: Seen | None = None) -> int:
-        if seen is None or not seen.first_loss > 0:
+        if seen is None or not (seen.first_loss > 0 and math.isfinite(seen.loss)):
             return self.first
         return max(1, math.ceil(math.sqrt(max(0.0, seen.loss) / seen.first_loss) * self.first))
 
@@ -235,7 +235,7 @@ class QSR(Adaptive):
     alpha: float
 
     def __call__(self, round: int, seen: Seen | None = None) -> int:
-        return self.least if seen is None else max(self.least, math.floor((self.alpha / seen.lr) ** 2))
+        return self.least if seen is None or not seen.lr > 0 else max(self.least, math.floor((self.alpha / seen.lr) ** 2))
 
 
 @dataclass(frozen=True)

@@ -74,17 +74,21 @@ class Serving:
             name = type(plan.algorithm).__name__
             raise ConfigError(f"The solution of {name} is a mean over its replicas, which a server does not have. Use another algorithm or variant.")
         self.judge = Judge(plan)
-        self.period = plan.algorithm.at(0).steps_of(0)  # where it changes, the first is near enough to count steps
         trainings = [] if work else replicas_of(plan)
         self.work = work or (lambda seat, first: carry_out(trainings[seat.first], seat, first))
         self.solved: dict | None = None
         self._before: dict | None = None  # the status at the last record
-        self._received = 0
+        self._merged = [0] * plan.replicas  # rounds of each replica
 
     @property
     def step(self) -> int:
         """Steps of a replica so far, on the average."""
-        return min(self.plan.steps, self._received * self.period // self.plan.replicas)
+        return min(self.plan.steps, self._gradients // self.plan.replicas)
+
+    @property
+    def _gradients(self) -> int:
+        """Steps of all replicas so far, as far as they have been merged; the last of a run may fill no period."""
+        return sum(min(self.plan.steps, self.plan.algorithm.steps_in(rounds)) for rounds in self._merged)
 
     @property
     def size(self) -> int:
@@ -97,7 +101,7 @@ class Serving:
 
     def run(self) -> Iterator[dict | int]:
         """Train to the end of the plan. Yields the number of the step now and then, and a record for every evaluation."""
-        firsts = [merged * self.period for merged in self.server.status()["merged"]]
+        firsts = [min(self.plan.steps, self.plan.algorithm.steps_in(merged)) for merged in self.server.status()["merged"]]
         every = self.plan.evaluate_every
         with ThreadPoolExecutor(1) as pool:
             going = pool.submit(self.server.run, functools.partial(_from, self.work, firsts))
@@ -120,7 +124,7 @@ class Serving:
         while not going.done() and time.perf_counter() - began < GLANCE:
             time.sleep(GLANCE / 5)
         self.seconds += time.perf_counter() - began
-        self._received = self.server.status()["received"]
+        self._merged = self.server.status()["merged"]
         return going.done()
 
     def record(self, last: bool = False) -> dict:
@@ -130,12 +134,13 @@ class Serving:
             scored = self.judge.score(vector, last)
         if last:
             self.solved = self.judge.solution()
-        gradients = status["received"] * self.period
+        self._merged = status["merged"]
+        gradients = self._gradients
         record = {
             "epoch": gradients / self.plan.replicas / self.plan.batches,
             "step": self.step,
             "round": status["updates"],
-            "gradient_evaluations": gradients,
+            "gradient_evaluations": gradients * (2 if self.plan.sharpness else 1),
             "seconds": round(self.seconds, 3),
             "images_per_second": round(gradients * self.plan.batch_size / max(self.seconds, 1e-9), 1),
             "bytes_sent_per_replica": status["received"] * self.size * self.judge.layout.dtype.itemsize // self.plan.replicas,
@@ -156,7 +161,7 @@ class Serving:
         self.seconds = state["seconds"]
         self.server.load_state_dict(state["server"], self.plan.algorithm)
         self._before = self.server.status()
-        self._received = self._before["received"]
+        self._merged = self._before["merged"]
 
     def close(self) -> None:
         """End the replicas and the server."""

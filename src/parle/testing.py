@@ -52,7 +52,7 @@ def check_communicator(make: Callable[[], Communicator], mine: range | None = No
         if kind.single and len(mine) < REPLICAS:
             continue
         communicator = make()
-        if communicator.apart and kind().fragment(0, 2) != WHOLE.place:  # a server takes whole vectors
+        if communicator.apart and kind().in_fragments:  # a server takes whole vectors
             continue
         expected, got = _trained(kind(), STEPS * 3), _trained(kind(), STEPS * 3, communicator, mine)
         ours = expected.params if kind.single else expected.params[mine.start : mine.stop]

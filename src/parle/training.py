@@ -87,8 +87,7 @@ class Training:
         self._teams = [[index for index, its in enumerate(places) if its == device] for device in self._train]
         self._losses = [torch.zeros((), device=device) for device in places]
         self.solved: dict | None = None  # the last solution with BatchNorm estimated from all data
-        self._since = 0  # the step after which losses are summed
-        self._taken = [0] * len(models)  # steps of each replica
+        self._taken, self._since = [0] * len(models), [0] * len(models)  # steps of each replica, and those after which losses are summed
         self._uneven = not isinstance(plan.algorithm.at(0).period, int)  # replicas take steps of their own number in a round
         self._tells_loss = any(its.needs_loss for its in plan.algorithm.watched)
         if joined:
@@ -103,7 +102,7 @@ class Training:
 
     def go_to(self, step: int) -> None:
         """Begin with that step instead of the first."""
-        self.step, self._taken = step, [step] * len(self._taken)
+        self.step, self._taken, self._since = step, [step] * len(self._taken), [step] * len(self._taken)
 
     @property
     def batches_per_epoch(self) -> int:
@@ -148,7 +147,7 @@ class Training:
     def caution(self) -> str | None:
         """What the algorithm first warns of in the course of the plan; of many rounds, some 200 are asked."""
         plan = self.plan
-        rounds = int(plan.steps / plan.algorithm.at(0).mean_period) + 1
+        rounds = plan.algorithm.rounds_in(plan.steps) + 1
         for round in range(0, rounds, max(1, rounds // 200)):
             now = plan.algorithm.at(round)
             if text := now.caution(self.rate(int(round * now.mean_period)), plan.momentum):
@@ -179,6 +178,7 @@ class Training:
     def _advance_to_round(self) -> None:
         """Take the steps up to the next round, of each replica its own number; `step` is their mean."""
         began, before = time.perf_counter(), self.replicas.round
+        self.replicas.limit_round(self.plan.steps - self.step)
         while self.replicas.round == before:
             for team in self._teams:
                 for index in team:
@@ -215,11 +215,11 @@ class Training:
             "replicas": [{"error_pct": round(error, 4), "loss": loss} for error, loss in zip(errors, test_losses, strict=True)],
             "distance": distance,
             "inner_lr": self.rate(self.step),
-            "algorithm": self.plan.algorithm.at(replicas.round).settings(),
+            "algorithm": replicas.now.settings(),
         }
         for loss in self._losses:
             loss.zero_()
-        self._since = self.step
+        self._since = list(self._taken)
         return record
 
     def _score_consensus(self, refresh: int | None) -> dict | None:
@@ -250,10 +250,10 @@ class Training:
 
     def _measured(self) -> list[list[float]]:
         """Of all replicas, in their order: training loss since the last record, test error, test loss, distance from the reference."""
-        steps, rows = max(self.step - self._since, 1), []
+        rows = []
         for index, (loss, distance) in enumerate(zip(self._losses, distances(self.replicas), strict=True)):
             its = self._score_replica(index)
-            rows.append(torch.tensor([float(loss) / steps, its.error_pct, its.loss, distance], dtype=torch.float64))
+            rows.append(torch.tensor([float(loss) / max(self._taken[index] - self._since[index], 1), its.error_pct, its.loss, distance], dtype=torch.float64))
         return torch.stack(self.meter.gather(rows)).T.tolist()
 
     @contextmanager
@@ -272,7 +272,7 @@ class Training:
         return {
             "step": self.step,
             "seconds": self.seconds,
-            "since": self._since,
+            "since": list(self._since),
             "taken": list(self._taken),
             "losses": self._losses,
             "replicas": self.replicas.state_dict(),
@@ -283,7 +283,7 @@ class Training:
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from there."""
-        self.step, self.seconds, self._since, self._taken = state["step"], state["seconds"], state["since"], list(state["taken"])
+        self.step, self.seconds, self._since, self._taken = state["step"], state["seconds"], list(state["since"]), list(state["taken"])
         self.replicas.load_state_dict(state["replicas"])
         with torch.no_grad():
             for loss, value in zip(self._losses, state["losses"], strict=True):

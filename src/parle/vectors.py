@@ -126,6 +126,8 @@ class Vectors:
 
     def __setattr__(self, name: str, value: Tensor) -> None:
         if name in ("count", "size", "weight"):
+            if isinstance(value, Tensor):
+                raise AttributeError(f"{name!r} is a number that every algorithm sees; give your vector another name")
             object.__setattr__(self, name, value)
         elif name not in self._tensors:
             if self._sealed:  # it would be missing from checkpoints

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from parle.algorithm import Algorithm, Period, setting, steps_between
+from parle.errors import ConfigError
 from parle.schedules import Schedule
 
 
@@ -38,6 +39,11 @@ class BMUF(Algorithm):
         "nesterov: the replicas start where those of DiLoCo with lr as rate do",
     )
     elementwise: ClassVar[bool] = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.nesterov and callable(self.momentum):
+            raise ConfigError(f"BMUF with nesterov ships a point that rests on one momentum, got {self.momentum}. Give momentum as a number.")
 
     def start_shared(self, shared):
         shared.d = shared.reference * 0

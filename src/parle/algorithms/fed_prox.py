@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from parle.algorithm import setting
+from parle.algorithm import Algorithm, setting
 from parle.algorithms.local_sgd import LocalSGD
 from parle.schedules import Schedule
 
@@ -26,5 +26,10 @@ class FedProx(LocalSGD):
     paper: ClassVar[str] = "Li et al.: Federated Optimization in Heterogeneous Networks, 2020 (arXiv 1812.06127)"
     special_cases: ClassVar[tuple[str, ...]] = ("mu 0: LocalSGD",)
 
+    adopt_late = Algorithm.adopt_late  # none: the spring hangs on a reference that would move between two rounds
+
     def force(self, r):
         return (r.params - r.reference).mul_(self.mu)
+
+    def promised_period(self, steps, replicas):
+        return None

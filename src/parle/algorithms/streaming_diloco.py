@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from parle.algorithm import Period, setting, steps_between
 from parle.algorithms.diloco import DiLoCo
+from parle.errors import ConfigError
 from parle.schedules import Schedule
 
 
@@ -36,7 +37,14 @@ class StreamingDiLoCo(DiLoCo):
     special_cases: ClassVar[tuple[str, ...]] = ("one fragment: DiLoCo", "lr 1, momentum 0: LocalSGD of one fragment at a time")
     partial_rounds: ClassVar[bool] = False
 
+    def __post_init__(self):
+        super().__post_init__()
+        if callable(self.fragments):
+            raise ConfigError(f"StreamingDiLoCo.fragments must be a whole number at least 1, got {self.fragments}. The vector is cut once for the whole run.")
+
     def fragment(self, round, size):
+        if self.fragments == 1:
+            return slice(None)
         p = round % self.fragments
         return slice(size * p // self.fragments, size * (p + 1) // self.fragments)
 

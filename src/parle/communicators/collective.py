@@ -64,7 +64,7 @@ class Collective(Communicator):
         self._counts = [int(count) for count in self._gather(torch.tensor([self.local], device=self.device))]
         self.size, self.first = sum(self._counts), sum(self._counts[: self.rank])
         self._one_by_one = self.ordered and self.size > 2  # the sum of two is the same in either order
-        self.checks_first = self._one_by_one or (center is not None and center.algorithm.fragment(0, 2) != WHOLE.place)  # of unequal lengths
+        self.checks_first = self._one_by_one or (center is not None and center.algorithm.in_fragments)  # of unequal lengths
         self._scratch = torch.zeros(starts[0].numel() + TAIL, dtype=_wide(starts[0].dtype), device=self.device)
         self._sums, self._sent_up_to = [], 0
         reference = self.of_first(starts[0]) if common else self.mean(starts)

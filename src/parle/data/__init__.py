@@ -52,12 +52,12 @@ def _found(name: str, data_dir: Path | None, cache: Cache, columns: tuple, conte
         return digits()
     if is_reference(name):
         return _own(name)
-    if Path(name).expanduser().is_file():
-        return read_text(Path(name).expanduser(), context)
     folders = [Path(name).expanduser()] + ([data_dir / name] if data_dir else [])
     for folder in folders:
         if found := folder_of_shards(folder):
             return read_folder(folder.name, found, cache, *columns)
+    if (text := Path(name).expanduser()).is_file():
+        return read_text(text, context)
     if _is_path(name):
         raise ConfigError(
             f"There is no train-*.parquet in {name}. Give a folder with shards in the Hugging Face layout, a text file, or one of {', '.join(KNOWN)}."

@@ -16,6 +16,8 @@ def read_text(path: Path, context: int) -> Data:
 
     Characters are bytes of UTF-8. Raises ConfigError where the text is too short or cannot be read.
     """
+    if path.suffix == ".parquet":
+        raise ConfigError(f"{path} is one shard. Give the folder that holds train-*.parquet and test-*.parquet.")
     try:
         text = torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
     except (OSError, ValueError) as error:

@@ -76,7 +76,7 @@ class Seat(Communicator):
 
     def open(self, center, starts: Iterable[Tensor], common: bool, terms: dict | None = None) -> Tensor:
         starts, algorithm = list(starts), center.algorithm
-        if algorithm.fragment(0, 2) != WHOLE.place or algorithm.at(0).publish(center.shared) is not None:
+        if algorithm.in_fragments or algorithm.at(0).publish(center.shared) is not None:
             raise ConfigError(
                 f"{type(algorithm).__name__} in this form needs its center in every process, which a server keeps to itself. Use InProcess, "
                 "TorchDistributed or MPI."
