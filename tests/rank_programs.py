@@ -317,7 +317,7 @@ def unequal(rank: int, periods: tuple[int, ...], rounds: int, weigh: str) -> dic
     replicas = parle.join(model, torch_sgd(model.parameters()), parle.LocalSGD(period=periods, weigh=weigh), meter)
     advance(replicas, periods[rank] * rounds + (2, 1, 0)[rank], offset=rank)
     replicas.finish()
-    return {"params": replicas.params[0].numpy().copy(), "steps": replicas.mean_steps, "rounds": replicas.round}
+    return {"params": replicas.params[0].numpy().copy(), "steps": replicas.pace.mean_steps, "rounds": replicas.round}
 
 
 def by_time(rank: int, weigh: str) -> dict:
@@ -330,7 +330,7 @@ def by_time(rank: int, weigh: str) -> dict:
         advance(replicas, 1, first=step, offset=rank)
         steps += 1
     replicas.finish()
-    told = {"params": replicas.params[0].numpy().copy(), "mean": replicas.mean_steps, "steps": steps, "rounds": replicas.round}
+    told = {"params": replicas.params[0].numpy().copy(), "mean": replicas.pace.mean_steps, "steps": steps, "rounds": replicas.round}
     replicas.close()
     return told
 

@@ -77,7 +77,7 @@ def test_algorithm_3_of_parallel_restarted_sgd_lets_every_replica_take_its_own_n
         x = x + sum(changes) / N
         workers.take(x)
         step_each(replicas, taken, periods)
-    assert (replicas.round, replicas.mean_steps) == (20, 60.0)
+    assert (replicas.round, replicas.pace.mean_steps) == (20, 60.0)
     close(replicas.reference, x)
     close(replicas.params, np.stack(workers.w))
 
@@ -326,3 +326,8 @@ def test_fedprox_holds_the_replicas_near_the_last_reference():
             x = sum(w) / N
             w = [x.copy() for _ in range(N)]
     close(advance(coupled(parle.FedProx(period=4, mu=mu)), 48).reference, x)
+
+
+def test_bmuf_with_nesterov_takes_one_momentum():
+    with pytest.raises(parle.ConfigError, match="Give momentum as a number"):
+        parle.BMUF(nesterov=True, momentum=parle.Ramp(0.1, 0.9, by=0.1))

@@ -16,8 +16,8 @@ from parle.schedules import Seconds, Seen
 class Pace:
     """Counts the steps of the replicas of this process, and tells when they meet.
 
-    `mean_steps` is the number of steps of a replica up to the last round, the mean of all replicas. Before a round whose period
-    goes by time, or follows what the replicas have seen, they exchange four numbers each.
+    Where the period `asks`, because it goes by time or follows what the replicas have seen, they exchange four numbers before a round.
+    `mean_steps` is the number of steps of a replica up to the last round, the mean of all replicas.
     """
 
     def __init__(self, algorithm: Algorithm, replicas: list[Replica], communicator: Communicator):

@@ -88,7 +88,7 @@ class Replicas:
             replica = Replica(index, model, optimizer, self.layout, self._blocks[block].row(row))
             replica.hook(self._before, self._after)
             self._replicas.append(replica)
-        self._pace = Pace(algorithm, self._replicas, communicator)
+        self.pace = Pace(algorithm, self._replicas, communicator)
 
     def _open(self, rows: list[Tensor], common: bool, terms: dict) -> None:
         """Agree on the first reference, then let the algorithm add its vectors."""
@@ -123,30 +123,21 @@ class Replicas:
     def steps_to_round(self) -> int:
         """Steps until the next round begins, or one under way ends, for the replica that has most to take; by time, at least one."""
         under_way = self.communicator.delay - min(replica.steps for replica in self._replicas) if self._meeting else 0
-        return under_way if under_way > 0 else self._pace.to_round(self._now)
+        return under_way if under_way > 0 else self.pace.to_round(self._now)
 
     @property
     def now(self) -> Algorithm:
         """The algorithm with the numbers that its schedules have in this round."""
         return self._now
 
-    def limit_round(self, steps: int) -> None:
-        """Hold the next round after so many steps at the latest, where the period goes by time."""
-        self._pace.most = steps
-
-    @property
-    def mean_steps(self) -> float:
-        """Steps of a replica up to the last round, the mean of all replicas."""
-        return self._pace.mean_steps
-
     def steps_of(self, row: int) -> int:
         """Steps that the local replica of that row still has to take until the next round; at least one where the period goes by time."""
         replica = self._replicas[row]
-        return self._now.steps_of(replica.index) - (0 if self._pace.timed else replica.steps)
+        return self._now.steps_of(replica.index) - (0 if self.pace.timed else replica.steps)
 
     def report(self, loss: Tensor | float, row: int = 0) -> None:
         """Tell the training loss of a step of a local replica, which periods such as `AdaComm` follow."""
-        self._pace.report(loss, row)
+        self.pace.report(loss, row)
 
     @property
     def models(self) -> list[nn.Module]:
@@ -171,14 +162,13 @@ class Replicas:
         """Hold one last round, if any replica has stepped since the last one. Every process has to call it."""
         self._refuse_while_waiting("finish()")
         self._end_meeting()
-        if self._pace.asks and not self.communicator.apart:
-            everybody = False
-            while not everybody:  # others may have steps to take, and rounds to hold
-                everybody = self._pace.take_stock(self._now, ends=True)
-                if self._pace.stepped:
-                    self._hold_round(late=False)
+        if self.pace.asks and not self.communicator.apart:
+            while not self.pace.take_stock(self._now, ends=True):  # others may have steps to take, and rounds to hold
+                self._hold_round(late=False)
+            if self.pace.stepped:
+                self._hold_round(late=False)
         elif self.communicator.ready_to_finish(self._in_part or any(replica.steps for replica in self._replicas)):
-            self._pace.take_stock(self._now, ends=True)
+            self.pace.take_stock(self._now, ends=True)
             self._hold_round(late=False, whole=True)
 
     def solution_vector(self) -> Tensor:
@@ -234,7 +224,7 @@ class Replicas:
             "shared": {name: tensor.detach().clone() for name, tensor in self.center.shared.tensors().items()},
             "meeting": meeting,
             "in_part": self._in_part,
-            "pace": self._pace.state_dict(),
+            "pace": self.pace.state_dict(),
             "communicator": self.communicator.state_dict(),
         }
 
@@ -258,8 +248,8 @@ class Replicas:
             for name, tensor in state["vectors"].items():
                 setattr(replica.r, name, tensor[row : row + 1])
         self._in_part = state["in_part"]
-        self._pace.load_state_dict(state["pace"])
-        self._now = self.algorithm.at(self.round, self._pace.seen)
+        self.pace.load_state_dict(state["pace"])
+        self._now = self.algorithm.at(self.round, self.pace.seen)
         self.communicator.load_state_dict(state["communicator"])
         if state["meeting"]:
             self._meeting = Meeting(self.algorithm.at(self.round - 1), self._replicas, True, self._spread).load_state_dict(state["meeting"])
@@ -292,7 +282,7 @@ class Replicas:
         replica.check_in_place()
         if self._showing:
             raise JoinError("optimizer.step() was called inside `with replicas.solution()`, whose end would undo it. Step outside.")
-        if replica.waiting or (not self._pace.timed and replica.steps >= self._now.steps_of(replica.index) + AHEAD):
+        if replica.waiting or (not self.pace.timed and replica.steps >= self._now.steps_of(replica.index) + AHEAD):
             raise JoinError(
                 f"Replica {replica.index} steps again in round {self.round}, but others are behind: the replicas have taken "
                 f"{[other.steps + bool(other.waiting) for other in self._replicas]} steps of {self._now.period}. Step all replicas equally often between "
@@ -315,8 +305,8 @@ class Replicas:
             replica.steps += 1
             if self._meeting and all(other.steps >= self.communicator.delay for other in self._replicas):
                 self._end_meeting()
-            if self._pace.is_due(self._now, replica):
-                self._pace.take_stock(self._now)
+            if self.pace.is_due(self._now, replica):
+                self.pace.take_stock(self._now)
                 self._hold_round(late=self.communicator.delay > 0)
 
     # Every round
@@ -325,7 +315,7 @@ class Replicas:
     def _hold_round(self, late: bool, whole: bool = False) -> None:
         joining.check_delay(self._now, self.communicator.delay)
         self._meet(late, whole)
-        self._pace.begin_round(self._now)
+        self.pace.begin_round(self._now)
         self._next_round()
 
     def _meet(self, late: bool = False, whole: bool = False) -> None:
@@ -333,7 +323,7 @@ class Replicas:
 
         Of an algorithm that exchanges fragments, the round is one of the `whole` vector if asked for.
         """
-        self._following = self.algorithm.at(self.round + 1, self._pace.seen)  # refused values are found before anything has changed
+        self._following = self.algorithm.at(self.round + 1, self.pace.seen)  # refused values are found before anything has changed
         for replica in self._replicas:
             replica.check_layers()
         place = self._now.fragment(self.round, self.layout.size)

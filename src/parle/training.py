@@ -178,18 +178,18 @@ class Training:
     def _advance_to_round(self) -> None:
         """Take the steps up to the next round, of each replica its own number; `step` is their mean."""
         began, before = time.perf_counter(), self.replicas.round
-        self.replicas.limit_round(self.plan.steps - self.step)
+        self.replicas.pace.most = self.plan.steps - self.step
         while self.replicas.round == before:
             for team in self._teams:
                 for index in team:
                     self._advance_team([index], self.replicas.steps_of(index))
-        self.step = int(self.replicas.mean_steps + 1e-9)  # a mean of thirds may fall short of a whole number
+        self.step = int(self.replicas.pace.mean_steps + 1e-9)  # a mean of thirds may fall short of a whole number
         self.seconds += time.perf_counter() - began
 
     @property
     def gradient_evaluations(self) -> int:
         """Gradients that all replicas have computed."""
-        steps = self.replicas.mean_steps if self._uneven else self.step
+        steps = self.replicas.pace.mean_steps if self._uneven else self.step
         return round(steps * self.plan.replicas) * (2 if self.plan.sharpness else 1)
 
     def record(self, refresh: int | None) -> dict:
