@@ -114,13 +114,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("task", choices=STEPS)
     parser.add_argument("--seeds", type=int, nargs="+", default=range(SEEDS))
+    parser.add_argument("--backwards", action="store_true", help="begin at the end: a second program beside the first meets it in the middle")
     chosen = parser.parse_args()
     file = HERE / "results" / f"{chosen.task}.jsonl"
     file.parent.mkdir(exist_ok=True)
-    done = {(line["name"], line["seed"]) for line in map(json.loads, file.read_text().splitlines())} if file.exists() else set()
     for seed in chosen.seeds:
-        for name, settings in configurations(chosen.task).items():
-            if (name, seed) in done:
+        for name, settings in sorted(configurations(chosen.task).items(), reverse=chosen.backwards):
+            if file.exists() and any((line["name"], line["seed"]) == (name, seed) for line in map(json.loads, file.read_text().splitlines())):
                 continue
             with tempfile.TemporaryDirectory() as folder:
                 result = train(chosen.task, settings, seed, Path(folder))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
+from parle import joining
 from parle.algorithm import Algorithm
 from parle.algorithms import ElasticSGD
 from parle.communicators import Communicator, InProcess
@@ -74,6 +75,8 @@ class Hierarchy:
         deputies = [link.deputy for link in links]
         steppers = [SGD(deputy.parameters(), lr=self.lr, momentum=self.momentum, nesterov=self.momentum > 0) for deputy in deputies]
         level = join(deputies, steppers, self.outer, between, start=policies.get("start", "common"))
+        if policies.get("start", "common") == "common" and level.communicator.size > len(groups):
+            joining.share_untrained([model for models in groups for model in models], workers[0].layout, level.communicator)
         for link, its, stepper in zip(links, workers, steppers, strict=True):
             link.tie(its, stepper, links)
         return Levels(workers, level)
