@@ -49,10 +49,10 @@ def test_a_damaged_checkpoint_is_reported(tmp_path, damage):
 
 
 def test_a_checkpoint_of_another_format_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "FORMAT", 3)
+    monkeypatch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT + 1)
     checkpoint.write(tmp_path / "step-00000001", STATE)
     monkeypatch.undo()
-    with pytest.raises(parle.ConfigError, match="it has format 3, expected 2"):
+    with pytest.raises(parle.ConfigError, match=f"it has format {checkpoint.FORMAT + 1}, expected {checkpoint.FORMAT}"):
         checkpoint.read(tmp_path / "step-00000001")
 
 
