@@ -28,7 +28,7 @@ class Pace:
         self.seen: Seen | None = None
         self.mean_steps = self.stepped = 0.0
         self._losses, self._told = [0.0] * len(replicas), [0] * len(replicas)
-        self._since = time.monotonic()
+        self.start_clock()
 
     def report(self, loss: Tensor | float, row: int) -> None:
         """The training loss of a step of a local replica."""
@@ -66,6 +66,10 @@ class Pace:
         self.mean_steps += self.stepped
         for replica in self._replicas:
             replica.steps = 0 if self.timed else max(0, replica.steps - now.steps_of(replica.index))
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """A round that goes by time begins now: what came before, such as an evaluation, does not count."""
         self._since = time.monotonic()
 
     def _exchanged(self, ends: float) -> list[float]:

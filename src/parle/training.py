@@ -220,6 +220,7 @@ class Training:
         for loss in self._losses:
             loss.zero_()
         self._since = list(self._taken)
+        replicas.pace.start_clock()
         return record
 
     def _score_consensus(self, refresh: int | None) -> dict | None:
