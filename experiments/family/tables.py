@@ -6,6 +6,7 @@ python experiments/family/tables.py --plot     # errors.svg as well; pip install
 
 import argparse
 import json
+import math
 import statistics
 from pathlib import Path
 
@@ -48,7 +49,8 @@ def table(task: str) -> str:
         errors, losses = spread([run["error_pct"] for run in runs]), spread([run["loss"] for run in runs], 4 if task == "mnist" else 3)
         sent = f"{first['bytes_sent_per_replica'] / 1e6:.2f}" if first["bytes_sent_per_replica"] else "-"
         rounds = first["rounds"] if first["bytes_sent_per_replica"] else "-"
-        lines.append(f"| {name} | {errors} | {losses} | {rounds} | {sent} | {apart if first['bytes_sent_per_replica'] else '-'} |")
+        seeds = "" if len(runs) == 3 else f" ({len(runs)} of 3 seeds)"
+        lines.append(f"| {name}{seeds} | {errors} | {losses} | {rounds} | {sent} | {apart if first['bytes_sent_per_replica'] else '-'} |")
     return "\n".join(lines)
 
 
@@ -60,12 +62,13 @@ def plot() -> None:
     import matplotlib.pyplot as plt
 
     plt.rcParams.update({"font.size": 8, "svg.hashsalt": "parle", "axes.spines.top": False, "axes.spines.right": False})
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.6))
+    figure, axes = plt.subplots(1, 2, figsize=(12, 6))
     for axis, (task, (title, label)) in zip(axes, TASKS.items(), strict=True):
         found = {name: [run for run in runs if not run.get("diverged")] for name, runs in results(task).items()}
         key = "error_pct" if task == "mnist" else "loss"
         alone = found["SGD or AdamW, one replica"]
         axis.axhline(statistics.mean(run[key] for run in alone), color=COLOURS["one replica"], lw=1, ls="--", label="one replica, as many gradients")
+        points: list[tuple[str, float, float, str]] = []
         for group, beginnings in GROUPS.items():
             names = [name for name in found if name.startswith(beginnings) and found[name] and found[name][0]["bytes_sent_per_replica"]]
             sent = [found[name][0]["bytes_sent_per_replica"] / 1e6 for name in names]
@@ -73,12 +76,25 @@ def plot() -> None:
             bars = [statistics.stdev([run[key] for run in found[name]]) if len(found[name]) > 1 else 0.0 for name in names]
             if names:
                 axis.errorbar(sent, means, bars, fmt="o", ms=4, lw=1, color=COLOURS[group], label=group)
-            for name, x, y in zip(names, sent, means, strict=True):
-                axis.annotate(name, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=5.5, color=COLOURS[group])
+            points += [(name, x, y, COLOURS[group]) for name, x, y in zip(names, sent, means, strict=True)]
+        _label(axis, points)
         axis.set(xscale="log", xlabel="MB sent by each replica", ylabel=label, title=title)
         axis.legend(frameon=False, fontsize=7)
     figure.tight_layout()
     figure.savefig(HERE / "errors.svg", metadata={"Date": None})
+
+
+def _label(axis, points: list[tuple[str, float, float, str]]) -> None:
+    """Name the points; those that send about as much as each other are named below each other."""
+    least = (max(y for *_, y, _ in points) - min(y for *_, y, _ in points)) / 32
+    taken: dict[int, float] = {}
+    for name, x, y, colour in sorted(points, key=lambda point: -point[2]):
+        column = round(3 * math.log10(x))
+        place = min(y, taken.get(column, math.inf) - least)
+        taken[column] = place
+        axis.annotate(
+            name, (x, y), xytext=(x * 1.12, place), fontsize=5.5, color=colour, va="center", arrowprops={"arrowstyle": "-", "lw": 0.3, "color": colour}
+        )
 
 
 def main() -> None:
