@@ -205,11 +205,12 @@ class Algorithm:
     def __post_init__(self):
         for f in dataclasses.fields(self):
             value, each = getattr(self, f.name), f.metadata.get("each")
-            if each and isinstance(value, (list, tuple)) and value:
-                object.__setattr__(self, f.name, tuple(value))
-            elif callable(value) or (each and isinstance(value, Seconds)):
+            if callable(value) or (each and isinstance(value, Seconds)):
                 continue
-            for its in value if isinstance(value, (list, tuple)) and each and value else (value,):
+            values = (value,)
+            if each and isinstance(value, (list, tuple)) and value:
+                object.__setattr__(self, f.name, values := tuple(value))
+            for its in values:
                 check(f"{type(self).__name__}.{f.name}", its, f.metadata)
 
 
