@@ -1,6 +1,7 @@
 """How flat a loss is, on losses whose flatness is known."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -81,7 +82,9 @@ def test_the_commands_compare_and_examine_finished_runs(parle_command):
         better = [found["aligned_overlap"][i][j] for i in range(3) for j in range(3) if i != j]
         assert np.mean(better) > np.mean(off) and found["overlap"][0][0] == pytest.approx(1.0)
         assert found["aligned_mean_error_pct"] < found["mean_error_pct"] and found["ensemble_error_pct"] <= max(found["error_pct"])
-    assert "mean after alignment" in parle_command("align", *runs).out
+    assert "mean after alignment" in parle_command("align", *runs, "--plot", "overlap.svg").out
+    assert "aligned (greedy)" in Path("overlap.svg").read_text()
+    assert parle_command("align", *runs, "--plot", "no/such/folder/overlap.svg").code == 3
     flat = parle_command("flatness", runs[0], "--samples", "200", "--json").json
     assert flat["losses"][10] == pytest.approx(flat["loss"]) and flat["eigenvalues"][0] > 0 and math.isfinite(flat["local_entropy"]["0.001"])
     assert "eigenvalue 1" in parle_command("flatness", runs[0], "--samples", "100").out

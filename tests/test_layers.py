@@ -13,12 +13,12 @@ LAYERS = {
     1: ["algorithms", "communicators"],
     2: ["center", "replica", "joining", "meeting", "pace", "replicas"],
     3: ["hierarchy", "checkpoint", "metrics", "testing", "runs", "servers"],
-    4: ["permutations", "alignment", "flatness", "models", "data", "training", "serving", "reports"],
-    5: ["config", "launch", "together", "processes", "plans", "jobs", "anatomy", "simulation"],
+    4: ["permutations", "alignment", "flatness", "models", "data", "recipes", "training", "serving", "reports"],
+    5: ["config", "launch", "together", "processes", "plans", "jobs", "anatomy", "simulation", "reproduce"],
     6: ["cli", "__main__"],
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
-OPTIONAL = ["datasets", "PIL", "pyarrow", "sklearn", "mpi4py", "simpy", "ray", "scipy"]
+OPTIONAL = ["datasets", "PIL", "pyarrow", "sklearn", "mpi4py", "simpy", "ray", "scipy", "matplotlib"]
 FILES = [path for path in sorted(SOURCE.rglob("*.py")) if path != SOURCE / "__init__.py"]
 
 

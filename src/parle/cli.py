@@ -113,13 +113,14 @@ def resume(
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     data: Annotated[str | None, typer.Option("-d", "--data", help="Other data of the same shape; default: that of the run.")] = None,
+    training: Annotated[bool, typer.Option("--training", help="On the samples for training: the training error.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Test the solution of a finished run: `parle eval runs/mine`."""
     from parle import jobs
     from parle.reports import progress, tables
 
-    result = jobs.evaluate(run, data, progress.Display(as_json))
+    result = jobs.evaluate(run, data, "train" if training else "test", progress.Display(as_json))
     if as_json:
         print(json.dumps(result))
     else:
@@ -155,13 +156,16 @@ def compare(
 def align(
     runs: Annotated[list[Path], typer.Argument(help="Two or more finished runs of one model, trained apart.")],
     method: Annotated[str, typer.Option(help="greedy or hungarian, layer by layer; or weights, over all layers.")] = "greedy",
+    plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE.svg", help="Draw both matrices of overlaps.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Bring networks into one order of channels, and test their mean: `parle align runs/a runs/b --method weights`."""
     from parle import anatomy
-    from parle.reports import progress, tables
+    from parle.reports import pictures, progress, tables
 
     found = anatomy.align(runs, method, progress.Display(as_json))
+    if plot:
+        pictures.matrices(plot, "Overlap of networks", {"as trained": found["overlap"], f"aligned ({method})": found["aligned_overlap"]})
     print(json.dumps(found)) if as_json else tables.show_alignment(found)
 
 
@@ -179,13 +183,42 @@ def flatness(
     print(json.dumps(found)) if as_json else tables.show_flatness(found)
 
 
+@app.command()
+def reproduce(
+    table: Annotated[str, typer.Argument(help="One of `parle list tables`.")],
+    scale: Annotated[float, typer.Option("--scale", help="Part of the gradient evaluations: samples and epochs are multiplied by its square root.")] = 1.0,
+    seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Runs of every row; default: 3, of figure 1 the six networks.")] = None,
+    only: Annotated[str | None, typer.Option("--only", metavar="TEXT", help="Only rows whose name contains it, such as lenet, sgd or allcnn-50.")] = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", help="Stop after so many, with a checkpoint; the same command goes on.")] = None,
+    sets: Annotated[list[str] | None, typer.Option("--set", help="Any other setting, for every row: path=value, such as threads=1 or device=cuda.")] = None,
+    runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Folder of the runs, which tables and figures share.")] = Path("runs/reproduce"),
+    as_json: JsonOption = False,
+) -> None:
+    """Train what stands behind a table or figure of a paper, and show our figures beside the published ones.
+
+    Finished runs are kept and interrupted ones go on, so the same command may be repeated until all is done.
+
+    - `parle reproduce parle-table-1 --only lenet`
+    - `parle reproduce parle-table-2 --scale 0.02 --seeds 1 --set model.options.width=0.25`
+    - `parle reproduce parle-table-2 --minutes 9 --set device=cuda --set precision=bf16`
+    """
+    from parle import launch
+    from parle import reproduce as reproducing
+    from parle.reports import progress, tables
+
+    if minutes is not None:
+        launch.end_after(60 * minutes)
+    found = reproducing.reproduce(table, runs_dir, scale, seeds, only, tuple(sets or ()), progress.Display(as_json))
+    print(json.dumps(found)) if as_json else tables.show_reproduced(found)
+
+
 @app.command("list")
 def list_(
-    what: Annotated[str, typer.Argument(help="algorithms, models, data, runs or all.")] = "all",
+    what: Annotated[str, typer.Argument(help="algorithms, models, data, tables, runs or all.")] = "all",
     runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Folder of all runs.")] = Path("runs"),
     as_json: JsonOption = False,
 ) -> None:
-    """List algorithms, models, data and runs: `parle list algorithms`."""
+    """List algorithms, models, data, tables to reproduce and runs: `parle list algorithms`."""
     from parle.reports import catalogue, tables
 
     listed = catalogue.everything(runs_dir)

@@ -294,8 +294,8 @@ def summary(path: Path, settings: config.RunConfig, training: Training, record: 
     }
 
 
-def evaluate(path: Path, data_name: str | None = None, show: Quiet | None = None) -> dict:
-    """The test error and loss of a finished run's solution, on its own data or on another of the same shape."""
+def evaluate(path: Path, data_name: str | None = None, part: str = "test", show: Quiet | None = None) -> dict:
+    """The error and loss of a finished run's solution, on the test or `train` part of its own data or of another of the same shape."""
     run = RunFolder.existing(path)
     settings = config.load(run.config)
     if data_name:
@@ -307,5 +307,6 @@ def evaluate(path: Path, data_name: str | None = None, show: Quiet | None = None
         model.load_state_dict(run.load_model())
     except RuntimeError as error:
         raise ConfigError(f"The solution of {path} does not fit the model {settings.model.name}: {' '.join(str(error).split())[:200]}") from error
-    result: Score = score(model, data.in_turn(found.test))
-    return {"run": str(path), "data": settings.data.name, "samples": len(found.test), **vars(result)}
+    split = found.train if part == "train" else found.test
+    result: Score = score(model, data.in_turn(split))
+    return {"run": str(path), "data": settings.data.name, "part": part, "samples": len(split), **vars(result)}

@@ -184,6 +184,13 @@ def signals_to(handler: Callable) -> Iterator[None]:
             signal.signal(number, its)
 
 
+def end_after(seconds: float) -> None:
+    """Ask this process to end, as SIGTERM does, after so many seconds."""
+    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.daemon = True
+    timer.start()
+
+
 def set_threads(world: World, wanted: int | None) -> None:
     """Set torch's threads: as many as wanted, or the share of the cores that falls to one process of several."""
     bound = world.launcher in ("slurm", "openmpi", "mpi") and cores() < (os.cpu_count() or 1)  # the launcher has dealt the cores out

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from parle.data.cache import Cache
 from parle.data.dataset import Batches, Data, Split, in_turn
-from parle.data.digits import digits
+from parle.data.embedded import classification, digits
 from parle.data.hub import HUB_IDS, fetch
 from parle.data.parquet import folder_of_shards, read_folder
 from parle.data.preparation import AUGMENTATIONS, NORMALIZATIONS, PADDINGS, augmented, prepared
@@ -19,7 +19,8 @@ from parle.named import is_reference, resolve
 
 __all__ = ["AUGMENTATIONS", "NORMALIZATIONS", "PADDINGS", "Batches", "Data", "Split", "augmented", "in_turn", "load", "prepared", "share_of"]
 
-KNOWN = ("digits", *HUB_IDS)
+EMBEDDED = {"digits": digits, "classification": classification}
+KNOWN = (*EMBEDDED, *HUB_IDS)
 
 
 def load(
@@ -33,7 +34,7 @@ def load(
     normalize: str = "scale",
     progress: Callable[[int, int], None] | None = None,
 ) -> Data:
-    """The data of that name: `digits`, a folder in `data_dir`, a path, a hub id, or `module:attribute`.
+    """The data of that name: `digits`, `classification`, a folder in `data_dir`, a path, a hub id, or `module:attribute`.
 
     A folder holds parquet shards, with `extra` those of a third split too; a file is a text, cut into windows of `context` characters.
 
@@ -48,8 +49,8 @@ def load(
 
 
 def _found(name: str, data_dir: Path | None, cache: Cache, columns: tuple, context: int) -> Data:
-    if name == "digits":
-        return digits()
+    if name in EMBEDDED:
+        return EMBEDDED[name]()
     if is_reference(name):
         return _own(name)
     folders = [Path(name).expanduser()] + ([data_dir / name] if data_dir else [])

@@ -6,22 +6,22 @@ from parle.errors import ConfigError
 from parle.models.shapes import channels_of
 
 
-def allcnn(shape: tuple[int, ...] = (3, 32, 32), classes: int = 10, dropout: float = 0.5) -> nn.Module:
-    """All-CNN as its authors' program for Parle has it, with BatchNorm after every convolution: 1,667,166 parameters."""
-    channels = channels_of("allcnn", shape, 32)
+def allcnn(shape: tuple[int, ...] = (3, 32, 32), classes: int = 10, dropout: float = 0.5, width: float = 1.0) -> nn.Module:
+    """All-CNN as its authors' program for Parle has it, with BatchNorm after every convolution: 1,667,166 parameters at width 1."""
+    channels, narrow, wide = channels_of("allcnn", shape, 32), max(1, round(96 * width)), max(1, round(192 * width))
     return nn.Sequential(
         nn.Dropout(min(dropout, 0.2)),  # of the input: 0.2, or none where there is none
-        *_convolution(channels, 96, norm=True),
-        *_convolution(96, 96, norm=True),
-        *_convolution(96, 96, stride=2, norm=True),
+        *_convolution(channels, narrow, norm=True),
+        *_convolution(narrow, narrow, norm=True),
+        *_convolution(narrow, narrow, stride=2, norm=True),
         nn.Dropout(dropout),
-        *_convolution(96, 192, norm=True),
-        *_convolution(192, 192, norm=True),
-        *_convolution(192, 192, stride=2, norm=True),
+        *_convolution(narrow, wide, norm=True),
+        *_convolution(wide, wide, norm=True),
+        *_convolution(wide, wide, stride=2, norm=True),
         nn.Dropout(dropout),
-        *_convolution(192, 192, norm=True),
-        *_convolution(192, 192, norm=True),
-        *_convolution(192, classes, size=1, norm=True),
+        *_convolution(wide, wide, norm=True),
+        *_convolution(wide, wide, norm=True),
+        *_convolution(wide, classes, size=1, norm=True),
         nn.AvgPool2d(8),
         nn.Flatten(),
     )

@@ -5,17 +5,15 @@ import math
 from torch import nn
 
 
-def mlp(shape: tuple[int, ...] = (1, 8, 8), classes: int = 10, width: int = 256, dropout: float = 0.25) -> nn.Module:
+def mlp(shape: tuple[int, ...] = (1, 8, 8), classes: int = 10, width: int = 256, dropout: float = 0.25, norm: bool = True) -> nn.Module:
     """Two hidden layers with BatchNorm and dropout: 86,026 parameters for the embedded digits."""
     return nn.Sequential(
         nn.Flatten(),
-        nn.Linear(math.prod(shape), width),
-        nn.BatchNorm1d(width),
-        nn.ReLU(),
-        nn.Dropout(dropout),
-        nn.Linear(width, width),
-        nn.BatchNorm1d(width),
-        nn.ReLU(),
-        nn.Dropout(dropout),
+        *_hidden(math.prod(shape), width, dropout, norm),
+        *_hidden(width, width, dropout, norm),
         nn.Linear(width, classes),
     )
+
+
+def _hidden(inputs: int, width: int, dropout: float, norm: bool) -> list[nn.Module]:
+    return [nn.Linear(inputs, width), *([nn.BatchNorm1d(width)] if norm else []), nn.ReLU(), nn.Dropout(dropout)]

@@ -11,6 +11,7 @@ import parle
 EXTRAS = {
     "data": ("scikit-learn", "pillow", "pyarrow", "datasets"),
     "mpich": ("mpi4py", "mpich"),
+    "plots": ("matplotlib",),
     "ray": ("ray",),
     "simulate": ("simpy",),
     "test": ("pytest", "pytest-timeout", "pytest-xdist"),

@@ -4,13 +4,15 @@ from rich.console import Console
 from rich.table import Table
 
 console = Console(highlight=False, soft_wrap=True)
+if not console.is_terminal:
+    console.width = 120  # in a file or a pipe, where nothing says how wide
 
 
 def show(title: str, columns: list[str], rows: list[list], texts: int = 1) -> None:
     """Print a table; the first `texts` columns are text, numbers stand to the right."""
     table = Table(title=title, title_justify="left", title_style="bold", show_edge=False)
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < texts else "right", overflow="fold")
+        table.add_column(column, justify="left" if number < texts else "right", overflow="fold", no_wrap=number >= texts)
     for row in rows:
         table.add_row(*(cell if isinstance(cell, str) else "-" if cell is None else f"{cell:,}" for cell in row))
     console.print(table)
@@ -109,3 +111,52 @@ def show_flatness(found: dict) -> None:
     rows += [[f"local entropy, gamma {gamma}", f"{value:.5f}"] for gamma, value in found["local_entropy"].items()]
     rows += [[f"loss at distance {at:+.1f}", f"{loss:.5f}"] for at, loss in zip(found["distances"], found["losses"], strict=True) if round(at * 10) % 5 == 0]
     show(f"{found['run']}, over {found['samples']:,} training samples", ["", ""], rows)
+
+
+def show_reproduced(found: dict) -> None:
+    """Our figures of a table beside the published ones, and what to know about them."""
+    rows = found["rows"]
+    present = [row for row in rows if "missing" not in row]
+    if "aligned_mean_greedy" in (present or [{}])[0]:
+        _show_aligned(found["title"], present)
+    elif "points" in (present or [{}])[0]:
+        columns = ["", "published", "accuracy, points", "test loss"]
+        show(found["title"], columns, [[row["label"], row["paper"], _spread(row, "", 2, True), _spread(row, "_loss", 3, True)] for row in present], texts=2)
+    else:
+        columns = ["", "published", "here", "n x epochs", "gradients", "sent"]
+        show(found["title"], columns, [_trained(row) for row in present if row["errors"]])
+    console.print()
+    for row in rows:
+        if "missing" in row or not row.get("errors", True):
+            console.print(f"{row['label']}: not trained. {row.get('missing', 'Every run has diverged.')}")
+    for note in found["notes"]:
+        console.print(f"- {note}")
+    console.print(f"Picture: {found['picture']}")
+
+
+def _trained(row: dict) -> list[str]:
+    spent = [f"{row['replicas']} x {row['epochs']:.4g}", f"{row['gradient_evaluations']:,.0f}", size(row["bytes_sent_per_replica"])]
+    return [row["label"], row["paper"], _spread(row, "", 2), *spent]
+
+
+def _show_aligned(title: str, rows: list[dict]) -> None:
+    """A column for each kind of network, and one for the paper."""
+    lines: list[list[str]] = []
+    for label, key, paper in (
+        ("error of each, %", "each", "each"),
+        ("of their ensemble", "ensemble", "ensemble"),
+        ("of the mean of their weights", "mean", "mean"),
+        ("of the mean, aligned greedily", "aligned_mean_greedy", "aligned mean"),
+        ("of the mean, aligned by weights", "aligned_mean_weights", None),
+        ("overlap as trained", "overlap", None),
+        ("overlap, aligned greedily", "aligned_overlap_greedy", "overlap"),
+        ("overlap, aligned by weights", "aligned_overlap_weights", None),
+    ):
+        values = [f"{row[key][0]:.4f} ± {row[key][1]:.4f}" if "overlap" in key else f"{row[key]:.2f}" for row in rows]
+        lines.append([label, rows[0]["paper"].get(paper, "") if paper != "overlap" else " | ".join(row["paper"]["overlap"] for row in rows), *values])
+    show(title, ["", "published", *(row["label"] for row in rows)], lines, texts=2)
+
+
+def _spread(row: dict, suffix: str, digits: int, signed: bool = False) -> str:
+    mean, deviation = row[f"mean{suffix}"], row[f"deviation{suffix}"]
+    return f"{mean:{'+' if signed else ''}.{digits}f}" + (f" ± {deviation:.{digits}f}" if deviation is not None else "")
