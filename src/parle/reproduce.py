@@ -44,9 +44,10 @@ def reproduce(
     work = _Work(folder / f"scale-{scale:g}", scale, seeds or table.seeds, sets, show or Quiet())
     found, draw = KINDS[table.shows](work, table, rows)
     picture = work.folder / f"{name}.svg"
-    draw(picture, f"{table.title}\n{work.said()}")
-    result = {"table": name, "title": table.title, "scale": scale, "scaled": work.said(), "seeds": work.seeds, "rows": found}
-    result |= {"notes": [work.said(), f"Mean and standard deviation over {work.seeds} seeds.", *table.notes], "picture": str(picture), "exit_code": 0}
+    draw(picture, table.title if scale == 1 else f"{table.title}, at scale {scale:g}")
+    said = work.said(table.shows == "differences")
+    result = {"table": name, "title": table.title, "scale": scale, "seeds": work.seeds, "rows": found}
+    result |= {"notes": [said, f"Mean and standard deviation over {work.seeds} seeds.", *table.notes], "picture": str(picture), "exit_code": 0}
     (work.folder / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     return result
 
@@ -62,10 +63,12 @@ class _Work:
         except OSError as error:
             raise SetupError(f"The folder {folder} cannot be made: {error.strerror}. Choose another one with --runs-dir.") from error
 
-    def said(self) -> str:
+    def said(self, simulated: bool) -> str:
         """What the scale does, in a sentence."""
         if self.scale == 1:
             return "At full size."
+        if simulated:
+            return f"Scale {self.scale:g}: {self.scale:.1%} of the virtual seconds, and of the gradients between two steps of the quorum."
         return (
             f"Scale {self.scale:g}: {self.part:.1%} of the training samples and {self.part:.1%} of the epochs, {self.scale:.2%} of the gradient evaluations. "
             "The published figures are those of the full size."

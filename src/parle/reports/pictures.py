@@ -43,17 +43,17 @@ def dots(path: Path, title: str, rows: list[tuple[str, list[float], float | None
 
 
 def matrices(path: Path, title: str, pictures: dict[str, list[list[float]]]) -> None:
-    """Square matrices of numbers between 0 and 1 side by side, each under its label."""
+    """Square matrices of numbers between 0 and 1 side by side, each under its label, in one scale of colours that ends below their diagonals."""
+    most = 1.3 * max(value for rows in pictures.values() for i, row in enumerate(rows) for j, value in enumerate(row) if i != j)
     with _figure(path, title, (3.4 * len(pictures), 3.6)) as figure:
         for axes, (label, rows) in zip(figure.subplots(1, len(pictures), squeeze=False)[0], pictures.items(), strict=True):
-            others = [value for i, row in enumerate(rows) for j, value in enumerate(row) if i != j]
-            axes.imshow(rows, cmap="viridis", vmin=min(0.0, *others), vmax=max(others) or 1.0)
+            axes.imshow(rows, cmap="viridis", vmin=0.0, vmax=most)
             axes.set_title(label, fontsize=9)
             axes.set_xticks(range(len(rows)))
             axes.set_yticks(range(len(rows)))
             for i, row in enumerate(rows):
                 for j, value in enumerate(row):
-                    axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=7, color="white" if value < 0.6 * max(others) else "black")
+                    axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=7, color="white" if value < 0.6 * most else "black")
 
 
 @contextmanager
