@@ -14,7 +14,7 @@ import time
 import torch
 from torch.nn.functional import cross_entropy
 
-from parle import config, plans
+from parle import config, plans, settling
 from parle.models import builder
 from parle.training import Training
 
@@ -60,7 +60,7 @@ def main() -> None:
     for replicas in options.replicas:
         settings = config.load(sets=("model=lenet", "data=mnist", f"algorithm={options.algorithm}", f"replicas={replicas}"))
         data = plans.load_data(settings)
-        settings = config.settled(settings, len(data.train))
+        settings = settling.settled(settings, len(data.train))
         ours, plain, null = Training(plans.plan_for(settings, data)), Plain(data, settings.batch_size, replicas), Plain(data, settings.batch_size, replicas)
         for advance in (ours.advance, plain.advance, null.advance):
             advance(options.steps)  # warm up

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import parle
-from parle import checkpoint, config, plans
+from parle import checkpoint, config, plans, settling
 from parle.training import Training
 
 STATE = {
@@ -82,7 +82,7 @@ def test_resuming_at_a_drop_of_the_rate_drops_it_once(cut, tmp_path):
     def fresh():
         settings = config.load(sets=("epochs=1", "algorithm=local-sgd"))
         found = plans.load_data(settings)
-        return Training(plans.plan_for(config.settled(settings, len(found.train)), found))
+        return Training(plans.plan_for(settling.settled(settings, len(found.train)), found))
 
     whole, half, resumed = fresh(), fresh(), fresh()
     assert whole.plan.milestones == (22, 33)
@@ -101,7 +101,7 @@ def test_every_algorithm_resumes_bit_for_bit_from_disk(name, tmp_path):
         whose = "algorithm" if parle.ALGORITHMS[name].steps_at_center else "optimizer"
         settings = config.load(sets=(f"algorithm={name}", f"{whose}.weight_decay=0.001"))
         found = plans.load_data(settings)
-        return Training(plans.plan_for(config.settled(settings, len(found.train)), found))
+        return Training(plans.plan_for(settling.settled(settings, len(found.train)), found))
 
     whole, half, resumed = fresh(), fresh(), fresh()
     whole.advance(70)

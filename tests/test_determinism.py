@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import parle
-from parle import config, plans
+from parle import config, plans, settling
 from parle.random_streams import RandomStream, derive
 from parle.training import Training
 
@@ -15,7 +15,7 @@ from parle.training import Training
 def trained(steps: int = 30, **settings) -> Training:
     sets = tuple(f"{path.replace('__', '.')}={value}" for path, value in settings.items())
     found = plans.load_data(configured := config.load(sets=sets))
-    training = Training(plans.plan_for(config.settled(configured, len(found.train)), found))
+    training = Training(plans.plan_for(settling.settled(configured, len(found.train)), found))
     training.advance(steps)
     return training
 
@@ -88,7 +88,7 @@ def test_evaluating_more_often_changes_nothing():
     often = config.load(sets=("epochs=1", "evaluation.every=0.1"))
     ends = []
     for settings in (configured, often):
-        training = Training(plans.plan_for(config.settled(settings, len(found.train)), found))
+        training = Training(plans.plan_for(settling.settled(settings, len(found.train)), found))
         list(training.run())
         ends.append(training.replicas.solution_vector().clone())
     assert torch.equal(*ends)

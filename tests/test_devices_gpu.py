@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from parle import config, plans
+from parle import config, plans, settling
 from parle.training import Training
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 def trained(device: str, steps: int = 60) -> Training:
     settings = config.load(sets=(f"device={device}", "model=mlp"))
     found = plans.load_data(settings)
-    training = Training(plans.plan_for(config.settled(settings, len(found.train)), found))
+    training = Training(plans.plan_for(settling.settled(settings, len(found.train)), found))
     training.advance(steps)
     return training
 

@@ -97,9 +97,9 @@ def test_a_server_takes_one_period_for_all(parle_command):
 
 def algorithm_of(*sets, samples=1000):
     """The algorithm of a run of 310 steps, its springs and rates derived."""
-    from parle import config
+    from parle import config, settling
 
-    return config.algorithm_for(config.settled(config.load(sets=("epochs=10", *sets)), samples), 31)
+    return settling.algorithm_for(settling.settled(config.load(sets=("epochs=10", *sets)), samples), 31)
 
 
 def test_derived_schedules_count_the_rounds_of_a_growing_period():
@@ -157,11 +157,11 @@ def test_gradients_at_a_server_are_counted_as_they_are_computed(parle_command):
 
 
 def test_another_algorithm_on_top_of_a_run_takes_its_own_optimizer():
-    from parle import config
+    from parle import config, settling
 
     file = Path("c.yaml")
-    file.write_text(config.to_yaml(config.settled(config.load(sets=("algorithm=diloco",)), 1000)))
-    other = config.settled(config.load(file, options={"algorithm.name": "local-sgd"}), 1000).optimizer
+    file.write_text(config.to_yaml(settling.settled(config.load(sets=("algorithm=diloco",)), 1000)))
+    other = settling.settled(config.load(file, options={"algorithm.name": "local-sgd"}), 1000).optimizer
     assert (other.name, other.lr) == ("sgd", 0.1)
-    same = config.settled(config.load(file), 1000).optimizer
+    same = settling.settled(config.load(file), 1000).optimizer
     assert (same.name, same.lr) == ("adamw", 0.001)

@@ -14,7 +14,7 @@ LAYERS = {
     2: ["center", "replica", "joining", "meeting", "pace", "replicas"],
     3: ["hierarchy", "checkpoint", "metrics", "testing", "runs", "servers"],
     4: ["permutations", "alignment", "flatness", "models", "data", "recipes", "training", "serving", "reports"],
-    5: ["config", "launch", "together", "processes", "plans", "jobs", "anatomy", "simulation", "reproduce"],
+    5: ["config", "settling", "launch", "together", "processes", "plans", "jobs", "anatomy", "simulation", "reproduce"],
     6: ["cli", "__main__"],
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}

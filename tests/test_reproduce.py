@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from parle import config, recipes, reproduce
+from parle import config, recipes, reproduce, settling
 from parle.errors import ConfigError
 from parle.plans import load_data
 from parle.recipes import TABLES, Comparison, Row, Table
@@ -57,10 +57,10 @@ def test_the_drops_of_a_recipe_fall_where_it_says_at_every_scale(tables, tmp_pat
         settings, batches = work.settings(ROWS[1], 0), 44 if scale == 1 else 22
         assert settings.epochs == 4 * math.sqrt(scale) and settings.data.samples == (None if scale == 1 else 718)
         rounds = int(settings.epochs * batches) // 5
-        algorithm = config.algorithm_for(config.settled(settings, 1437 if scale == 1 else 718), batches)
+        algorithm = settling.algorithm_for(settling.settled(settings, 1437 if scale == 1 else 718), batches)
         assert algorithm.lr(int(0.75 * rounds) - 1) == 0.1 and algorithm.lr(int(0.75 * rounds)) == pytest.approx(0.02)
         assert algorithm.rho.batches == batches * math.sqrt(scale) and algorithm.rho.floor == 0.1 and algorithm.gamma.floor == 1.0
-        assert config.milestones(settings, batches) == ()
+        assert settling.milestones(settings, batches) == ()
 
 
 def test_finished_runs_are_kept_and_others_go_on(tables, tmp_path, monkeypatch):
@@ -177,10 +177,10 @@ def test_lenet_is_trained_as_the_paper_says(mnist, tmp_path):
     for name in ("lenet-parle-paper", "lenet-parle-dev2017"):
         settings = work.settings(rows[name], 0)
         count = len(load_data(settings).train)
-        settings = config.settled(settings, count)
-        algorithm = config.algorithm_for(settings, count // 128)
+        settings = settling.settled(settings, count)
+        algorithm = settling.algorithm_for(settings, count // 128)
         assert (settings.replicas, settings.epochs, settings.batch_size, settings.data.samples) == (3, 75, 128, None)
         assert algorithm.rounds_in(75 * 468) == 1404 and (algorithm.lr(935), algorithm.lr(936)) == (0.1, 0.01)
         assert algorithm.gamma(468) == pytest.approx(100 * (1 - 1 / 936) ** 468)
-    settings = config.settled(work.settings(rows["lenet-sgd"], 0), count)
-    assert config.milestones(settings, 468) == (30 * 468, 60 * 468, 90 * 468) and settings.schedule.factor == 10
+    settings = settling.settled(work.settings(rows["lenet-sgd"], 0), count)
+    assert settling.milestones(settings, 468) == (30 * 468, 60 * 468, 90 * 468) and settings.schedule.factor == 10

@@ -72,7 +72,7 @@ def test_training_on_a_text_learns_its_next_character(parle_command, text, small
 
 
 def test_char_gpt_is_trained_by_adamw_where_nothing_else_is_asked_for():
-    from parle import config
+    from parle import config, settling
 
     for sets, expected in (
         (("model=char-gpt", "algorithm=local-sgd"), ("adamw", 0.001)),
@@ -82,15 +82,15 @@ def test_char_gpt_is_trained_by_adamw_where_nothing_else_is_asked_for():
         (("model=char-gpt", "algorithm=server-sgd"), ("sgd", 0.1)),
         (("model=char-gpt", "optimizer.lr=0.003"), ("adamw", 0.003)),
     ):
-        found = config.settled(config.load(sets=sets), 1000).optimizer
+        found = settling.settled(config.load(sets=sets), 1000).optimizer
         assert (found.name, found.lr) == expected, sets
 
 
 def test_outer_rates_follow_the_rate_of_sgd_and_not_that_of_adamw():
-    from parle import config
+    from parle import config, settling
 
     def algorithm(*sets):
-        return config.algorithm_for(config.settled(config.load(sets=("epochs=10", *sets)), 1000), 31)
+        return settling.algorithm_for(settling.settled(config.load(sets=("epochs=10", *sets)), 1000), 31)
 
     assert algorithm("algorithm=parle", "optimizer.lr=0.05").at(0).lr == 0.05
     assert algorithm("algorithm=parle", "optimizer.name=adamw").at(0).lr == 0.1

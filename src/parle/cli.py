@@ -324,8 +324,7 @@ def _resume(path: Path, as_json: bool) -> None:
 
 
 def _train(settings: Any, path: Path, overwrite: bool, resumed: bool, baseline: bool, as_json: bool) -> None:
-    from parle import config as configuration
-    from parle import jobs
+    from parle import jobs, settling
     from parle.reports import progress, tables
     from parle.runs import RunFolder
 
@@ -337,7 +336,7 @@ def _train(settings: Any, path: Path, overwrite: bool, resumed: bool, baseline: 
     if result is None:  # another process speaks for all
         return
     if baseline:
-        alone = configuration.alone(settings, result["epochs"] * result["replicas"])
+        alone = settling.alone(settings, result["epochs"] * result["replicas"])
         plain = jobs.train(alone, path_of_plain, overwrite, False, show)
     if as_json:
         print(json.dumps(result | ({"baseline": plain} if plain else {})))

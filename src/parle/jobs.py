@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from parle import checkpoint, config, data, launch, models, processes
+from parle import checkpoint, config, data, launch, models, processes, settling
 from parle.errors import ConfigError, DivergedError, ParleError, ReplicaLost
 from parle.launch import World
 from parle.metrics import Score, score
@@ -34,7 +34,7 @@ def train(settings: config.RunConfig, path: Path, overwrite: bool = False, resum
         if not resume:
             run.require_free(overwrite)  # before any work
         found = load_data(settings, show)
-        settings = config.served(config.settled(settings, len(found.train)))
+        settings = settling.served(settling.settled(settings, len(found.train)))
         settings = spread(settings, len(found.train), show)
         if settings.processes and settings.replicas > 1:
             return _train_in_processes(settings, path, overwrite, resume, show)
@@ -93,7 +93,7 @@ class _Job:
         self.together = Together(communicator, launch.devices_of(world, launch.devices(settings.device))[0])
         self.run = RunFolder(Path(self.together.texts(str(path))[0]))
         found = found or self.together.agree(lambda: load_data(self.settings, self.show))
-        self.settings = config.settled(self.settings, len(found.train))
+        self.settings = settling.settled(self.settings, len(found.train))
         if world.size > 1:
             self.together.compare(flat(self.settings) | {"data with digest": found.digest()})
         launch.set_threads(world, self.settings.threads)

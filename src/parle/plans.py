@@ -2,7 +2,7 @@
 
 import functools
 
-from parle import config, data, launch, models, schedules
+from parle import config, data, launch, models, schedules, settling
 from parle.errors import ConfigError
 from parle.launch import Environment, World
 from parle.training import Plan
@@ -48,8 +48,8 @@ def load_data(settings: config.RunConfig, show: Quiet | None = None) -> data.Dat
 
 def plan_for(settings: config.RunConfig, found: data.Data, world: World | None = None) -> Plan:
     """The plan of a settled configuration, on the devices of this process."""
-    batches = max(1, config.samples_of(settings, len(found.train)) // settings.batch_size)
-    steps, schedule, optimizer = config.steps_of(settings, batches), settings.schedule, config.optimizer_of(settings)
+    batches = max(1, settling.samples_of(settings, len(found.train)) // settings.batch_size)
+    steps, schedule, optimizer = settling.steps_of(settings, batches), settings.schedule, settling.optimizer_of(settings)
     return Plan(
         model=settings.model.name,
         build=models.builder(settings.model.name, found.shape, found.classes, settings.model.options),
@@ -58,7 +58,7 @@ def plan_for(settings: config.RunConfig, found: data.Data, world: World | None =
         share=(settings.data.split, settings.data.skew),
         augment=None if settings.data.augment == "none" else functools.partial(data.augmented, how=settings.data.augment, padding=settings.data.padding),
         data=found,
-        algorithm=config.algorithm_for(settings, batches),
+        algorithm=settling.algorithm_for(settings, batches),
         replicas=settings.replicas,
         steps=steps,
         batch_size=settings.batch_size,
@@ -71,7 +71,7 @@ def plan_for(settings: config.RunConfig, found: data.Data, world: World | None =
         momentum=optimizer.momentum,
         nesterov=optimizer.nesterov,
         weight_decay=optimizer.weight_decay,
-        milestones=config.milestones(settings, batches),
+        milestones=settling.milestones(settings, batches),
         factor=schedule.factor,
         inner=_inner(schedule.inner) if schedule.inner else None,
         start=settings.start,

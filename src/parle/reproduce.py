@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from parle import anatomy, checkpoint, config, jobs
+from parle import anatomy, checkpoint, config, jobs, settling
 from parle.errors import ConfigError, DivergedError, SetupError, did_you_mean
 from parle.plans import Quiet, load_data
 from parle.recipes import TABLES, Comparison, Row, Table
@@ -125,8 +125,8 @@ class _Work:
             "evaluation.every": max(1.0, row.epochs * self.part / LOOKS),
         }
         settings = self._configured(options)
-        whole = config.settled(settings, kept)
-        batches = max(1, config.samples_of(whole, kept) // whole.batch_size)
+        whole = settling.settled(settings, kept)
+        batches = max(1, settling.samples_of(whole, kept) // whole.batch_size)
         springs = {
             f"algorithm.{its.name}": f"scoping({its.default}, batches={max(1, round(batches * self.part))}, floor={its.metadata['clip']})"
             for its in fields(config.algorithm_class(settings))
@@ -141,7 +141,7 @@ class _Work:
 
     def _check_same(self, settings: config.RunConfig, run: RunFolder) -> None:
         """ConfigError where a run of this name was made with other settings."""
-        here, there = config.settled(settings, len(load_data(settings, self.show).train)), config.load(run.config)
+        here, there = settling.settled(settings, len(load_data(settings, self.show).train)), config.load(run.config)
         for key in COMPARED:
             if getattr(here, key) != getattr(there, key):
                 raise ConfigError(

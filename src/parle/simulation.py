@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from parle import config, launch, plans
+from parle import config, launch, plans, settling
 from parle.errors import ConfigError
 from parle.random_streams import RandomStream, derive
 from parle.servers import Clock, Simulated
@@ -35,8 +35,8 @@ def simulate(
     show = show or plans.Quiet()
     _check_end(seconds, samples, every)
     found = plans.load_data(settings, show)
-    settings = config.settled(settings, len(found.train))
-    settings = config.served(settings.model_copy(update={"communicator": settings.communicator.model_copy(update={"transport": "server"})}))
+    settings = settling.settled(settings, len(found.train))
+    settings = settling.served(settings.model_copy(update={"communicator": settings.communicator.model_copy(update={"transport": "server"})}))
     launch.set_threads(launch.World(), settings.threads)
     its = settings.communicator
     server = Simulated(its.quorum, settings.replicas, clock, count=its.count, wait=its.wait, bound=its.bound, timeout=its.timeout)
