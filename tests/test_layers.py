@@ -11,10 +11,10 @@ SOURCE = Path(parle.__file__).parent
 LAYERS = {
     0: ["algorithm", "schedules", "vectors", "buffers", "errors", "optimizer_state", "random_streams", "named", "sharpness"],
     1: ["algorithms", "communicators"],
-    2: ["center", "replica", "joining", "meeting", "pace", "replicas"],
-    3: ["hierarchy", "checkpoint", "metrics", "testing", "runs", "servers"],
-    4: ["permutations", "alignment", "flatness", "models", "data", "recipes", "training", "serving", "reports"],
-    5: ["config", "settling", "launch", "together", "processes", "plans", "jobs", "anatomy", "simulation", "reproduce"],
+    2: ["center", "replica", "joining", "meeting", "pace", "refusing", "replicas"],
+    3: ["hierarchy", "saving", "checkpoint", "metrics", "testing", "runs", "servers"],
+    4: ["permutations", "alignment", "flatness", "models", "data", "recipes", "training", "serving", "resizing", "reports"],
+    5: ["config", "settling", "launch", "together", "processes", "plans", "keeping", "jobs", "anatomy", "simulation", "reproduce"],
     6: ["cli", "__main__"],
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}

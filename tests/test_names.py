@@ -7,6 +7,8 @@ import sys
 import parle
 
 PUBLIC = [
+    "load",
+    "save",
     "MPI",
     "Clock",
     "Compressed",

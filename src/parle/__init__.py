@@ -31,6 +31,7 @@ _HOMES = {
     "parle.errors": ["ConfigError", "DivergedError", "JoinError", "ParleError", "ReplicaLost", "SetupError"],
     "parle.hierarchy": ["Hierarchy"],
     "parle.replicas": ["Replicas", "join"],
+    "parle.saving": ["load", "save"],
     "parle.servers": ["Clock", "Link", "RayServer", "Server", "Simulated"],
     "parle.schedules": ["AdaComm", "Harmonic", "Power", "QSR", "Ramp", "Restart", "Schedule", "Scoping", "Seconds", "Stages", "Steps", "Switch"],
     "parle.sharpness": ["ascended"],

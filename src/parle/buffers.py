@@ -67,8 +67,17 @@ def recompute(model: nn.Module, loader: Iterable) -> None:
         raise ConfigError("solution(loader) got a loader without batches; BatchNorm statistics need at least one batch of training data.")
 
 
+def mend(model: nn.Module) -> None:
+    """Let BatchNorm layers begin their statistics anew that are not finite."""
+    for layer in with_statistics(model):
+        if not torch.isfinite(layer.running_mean.sum() + layer.running_var.sum()):
+            layer.reset_running_stats()
+
+
 def average(models: list[nn.Module], mean) -> None:
     """Give all models the mean of their floating-point buffers; `mean` is the communicator's. Integer buffers stay as they are."""
+    for model in models:
+        mend(model)
     rows = [[buffer for buffer in model.buffers() if buffer.is_floating_point()] for model in models]
     if not rows[0]:
         return

@@ -1,8 +1,10 @@
 """What exists once, and what becomes of a mean."""
 
+import torch
 from torch import Tensor
 
 from parle.algorithm import Algorithm
+from parle.errors import DivergedError
 from parle.vectors import WHOLE, Part, Vectors
 
 
@@ -25,6 +27,8 @@ class Center:
             self._now = self.algorithm.at(self.round)
         shared = self.shared if part is WHOLE else self.shared.part(part)
         shared.count, shared.size = count, size or count
+        if not torch.isfinite(mean.sum(dtype=torch.promote_types(mean.dtype, torch.float32))):
+            raise DivergedError(f"The mean of round {self.round} is not finite, although its proposals were; the reference keeps its value. Lower the rate.")
         merged = self._now.merge(shared, mean)
         if part.last:
             self.round += 1

@@ -50,6 +50,8 @@ def train(
     ray: Annotated[str | None, typer.Option("--ray", metavar="ADDRESS", help="Train at a server on Ray: the address of a cluster, or `local`.")] = None,
     processes: Annotated[bool | None, typer.Option(help="Train each replica in a process of its own. Default: where that is faster.")] = None,
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, or several: cuda:0,cuda:1.")] = None,
+    checkpoint_every: Annotated[str | None, typer.Option("--checkpoint-every", help="5rounds, 1epochs, 10min or 30s; default: at every evaluation.")] = None,
+    elastic: Annotated[bool | None, typer.Option("--elastic", help="When a process of ours is lost, start all again from the last checkpoint.")] = None,
     sets: Annotated[list[str] | None, typer.Option("--set", help="Any other setting: path=value, such as algorithm.period=10.")] = None,
     config: Annotated[Path | None, typer.Option("-c", "--config", help="A YAML file, such as a run's config.yaml.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the run; default: algorithm, data and the time.")] = None,
@@ -80,6 +82,8 @@ def train(
         "data.split": split,
         "device": device,
         "processes": processes,
+        "checkpoint.every": checkpoint_every,
+        "communicator.elastic": elastic,
         "communicator.quorum": _quorum(quorum),
         "communicator.transport": "ray" if ray else None,
         "communicator.address": ray if ray != "local" else None,
@@ -103,10 +107,15 @@ def train(
 @app.command()
 def resume(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
+    replicas: Annotated[int | None, typer.Option("-n", "--replicas", min=1, help="Go on with so many: new ones start from the reference.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Continue an interrupted run from its last checkpoint: `parle resume runs/mine`."""
-    _resume(run, as_json)
+    """Continue an interrupted run from its last checkpoint.
+
+    - `parle resume runs/mine`
+    - `parle resume runs/mine -n 5`, with more or fewer replicas than before
+    """
+    _resume(run, as_json, replicas)
 
 
 @app.command("eval")
@@ -315,11 +324,11 @@ def _quorum(text: str | None) -> int | str | None:
     return int(text) if text and text.isdigit() else text
 
 
-def _resume(path: Path, as_json: bool) -> None:
+def _resume(path: Path, as_json: bool, replicas: int | None = None) -> None:
     from parle import config as configuration
     from parle.runs import RunFolder
 
-    settings = configuration.load(RunFolder.existing(path).config)
+    settings = configuration.load(RunFolder.existing(path).config, options={"replicas": replicas} if replicas else None)
     _train(settings, path, False, True, False, as_json)
 
 

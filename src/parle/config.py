@@ -102,6 +102,7 @@ class CommunicatorConfig(Strict):
     ordered: bool = Field(False, description="add up in the order of the replicas: the same bits in one process and in several")
     timeout: float = Field(300.0, gt=0, description="seconds after which a process that does not answer is lost")
     codec: str | None = Field(None, description="send bf16, int8, int4 or topk(0.01) instead of float32")
+    elastic: bool = Field(False, description="when a process of our own is lost, start all again from the last checkpoint")
     delay: int = Field(0, ge=0, description="steps between the beginning of a round and its end, for algorithms with a delayed form")
 
 
@@ -110,6 +111,14 @@ class EvaluationConfig(Strict):
 
     every: float = Field(1.0, gt=0, description="epochs between two evaluations")
     refresh: int = Field(10_000, ge=2, description="training samples for BatchNorm at evaluations before the last, which uses all")
+
+
+class CheckpointConfig(Strict):
+    """When the state of the run goes to disk, and which states stay there."""
+
+    every: str | None = Field(None, description="5rounds, 1epochs, 10min, 30s or 1h; default: at every evaluation")
+    keep: int = Field(2, ge=1, description="the last so many")
+    best: bool = Field(True, description="and that of the smallest test error")
 
 
 class RunConfig(Strict):
@@ -136,6 +145,7 @@ class RunConfig(Strict):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
 
     @field_validator("algorithm", mode="before")
     @classmethod

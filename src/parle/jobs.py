@@ -10,6 +10,7 @@ import torch
 
 from parle import checkpoint, config, data, launch, models, processes, settling
 from parle.errors import ConfigError, DivergedError, ParleError, ReplicaLost
+from parle.keeping import Keeper
 from parle.launch import World
 from parle.metrics import Score, score
 from parle.plans import Quiet, flat, load_data, plan_for
@@ -18,6 +19,8 @@ from parle.servers import Seat
 from parle.serving import Serving, carry_out
 from parle.together import Ended, Together
 from parle.training import Plan, Training
+
+TRIES = 5  # starts from one checkpoint, after which a lost process is no accident
 
 
 def train(settings: config.RunConfig, path: Path, overwrite: bool = False, resume: bool = False, show: Quiet | None = None) -> dict | None:
@@ -58,15 +61,29 @@ def spread(settings: config.RunConfig, samples: int, show: Quiet) -> config.RunC
 
 
 def _train_in_processes(settings: config.RunConfig, path: Path, overwrite: bool, resume: bool, show: Quiet) -> dict:
-    run = RunFolder(path)
-    try:
-        return processes.run(settings.replicas, _child, (config.to_yaml(settings), str(path), overwrite, resume, show))
-    except ParleError as error:
-        if run.has_failed():  # the process that writes the folder may not be the one that knows why
-            run.write_json(run.status, {"state": "failed", "exit_code": error.exit_code, "message": str(error)})
-        if not isinstance(error, ReplicaLost):
+    run, elastic, text = RunFolder(path), settings.communicator.elastic, config.to_yaml(settings)
+    steps: list[str] = []  # the checkpoint that each start goes back to
+    while True:
+        try:
+            return processes.run(settings.replicas, _child, (text, str(path), overwrite, resume, show), impatient=elastic)
+        except ReplicaLost as error:
+            steps.append(max((its.name for its in checkpoint.all_in(run.checkpoints)), default=""))
+            if elastic and steps[-1] and len(steps[-TRIES:]) - len(set(steps[-TRIES:])) < TRIES - 1:
+                run.event("lost", message=str(error), checkpoint=steps[-1])
+                show.note(f"{error} All start again from {steps[-1]}.")
+                overwrite, resume = False, True
+                continue
+            _note_failure(run, error)
+            raise ReplicaLost(f"{error} Continue from the last checkpoint with `parle resume {path}`.") from None
+        except ParleError as error:
+            _note_failure(run, error)
             raise
-        raise ReplicaLost(f"{error} Continue from the last checkpoint with `parle resume {path}`.") from None
+
+
+def _note_failure(run: RunFolder, error: ParleError) -> None:
+    """Of the process that writes the folder and may not know why it failed."""
+    if run.has_failed():
+        run.write_json(run.status, {"state": "failed", "exit_code": error.exit_code, "message": str(error)})
 
 
 def _carry_out_on_ray(text: str, seat: Seat, first: int) -> None:
@@ -88,10 +105,14 @@ class _Job:
 
     def __init__(self, settings: config.RunConfig, path: Path, overwrite: bool, resume: bool, show: Quiet, world: World, found: data.Data | None = None):
         self.world, self.resume, self.overwrite, self.show = world, resume, overwrite, show if world.rank == 0 else Quiet()
+        self._refused: list[int] = []
         self.settings = self._for_world(settings)
         communicator = launch.communicator(world, settings)
         self.together = Together(communicator, launch.devices_of(world, launch.devices(settings.device))[0])
         self.run = RunFolder(Path(self.together.texts(str(path))[0]))
+        if world.restarts and not resume:  # by torchrun, after a process was lost
+            begun = "begun" if checkpoint.all_in(self.run.checkpoints) else ""
+            self.resume, self.overwrite = bool(self.together.texts(begun)[0]), True
         found = found or self.together.agree(lambda: load_data(self.settings, self.show))
         self.settings = settling.settled(self.settings, len(found.train))
         if world.size > 1:
@@ -100,9 +121,10 @@ class _Job:
         plan = plan_for(self.settings, found, world)
         if config.at_server(self.settings):
             self.training = self._serving(plan)
-            return
-        self.training = self.together.agree(lambda: Training(plan, mine=self._mine(), joined=False))
-        self.training.join(communicator)
+        else:
+            self.training = self.together.agree(lambda: Training(plan, mine=self._mine(), joined=False))
+            self.training.join(communicator)
+        self.keeper = Keeper(self.run, self.world, self.together, self.training, self.settings)
 
     def _serving(self, plan: Plan) -> Serving:
         """The same plan with replicas at a server; on Ray, every task makes its own from the configuration."""
@@ -140,7 +162,7 @@ class _Job:
             self._go_back()
         else:
             self.together.agree(self._create, first_only=True)
-            self.together.agree(self._save)
+            self.together.agree(self.keeper.write)
         if self.world.ours and not first:
             _print_into(run.logs / f"process-{self.world.rank}.out")
         if first and (caution := training.caution()):
@@ -149,6 +171,7 @@ class _Job:
         self._log("start", pid=os.getpid(), replicas=list(training.mine), threads=torch.get_num_threads(), devices=[str(d) for d in training.plan.devices])
         try:
             record = self._follow()
+            self.keeper.flush()
             if first:
                 run.save_model(training.solved)
             training.close()
@@ -190,18 +213,33 @@ class _Job:
                         self._log("record", **{key: value for key, value in record.items() if key not in ("consensus", "algorithm")})
                         if first:
                             run.append(run.metrics, record)
+                            self._tell_refused(record)
                             note = f"error {record['consensus']['error_pct']:.2f} %"
-                        self._save()
                     self.show.advance(training.step, training.plan.steps, note)
-                    if (number := self.together.greatest(asked[0] if asked else 0)) and training.step < training.plan.steps:
+                    due = self.keeper.due(record if isinstance(told, dict) else None)
+                    number, kind = divmod(self.together.greatest(4 * (asked[0] if asked else 0) + due), 4)
+                    if number and training.step < training.plan.steps:
                         self._interrupt(number)
+                    if kind:
+                        self.keeper.write(kind)
         finally:
             self.show.end()
         return record
 
+    def _tell_refused(self, record: dict) -> None:
+        """Say which replicas were left out of rounds since the last record."""
+        refused = record.get("refused", [])
+        for replica, (now, before) in enumerate(zip(refused, self._refused or [0] * len(refused), strict=True)):
+            if now > before and not config.at_server(self.settings):
+                self.run.event("refused", replica=replica, rounds=now - before, step=record["step"])
+                self.show.caution(
+                    f"Replica {replica} had numbers that are not finite, was left out of {now - before} rounds and began anew from the reference."
+                )
+        self._refused = refused
+
     def _interrupt(self, number: int) -> None:
-        self._save()
-        folder = checkpoint.all_in(self.run.checkpoints_of(self.world.rank))[-1]
+        self.keeper.write()
+        folder = self.keeper.newest()
         if self.world.rank == 0:
             self.run.write_json(self.run.status, {"state": "interrupted", "exit_code": 128 + number, "step": self.training.step})
             self.run.event("interrupted", step=self.training.step)
@@ -209,43 +247,22 @@ class _Job:
         self.training.close()
         raise Ended(f"Interrupted; the checkpoint {folder} was written. Continue with `parle resume {self.run.path}`.", 128 + number, everywhere=True)
 
-    def _save(self) -> None:
-        state, folder = self.training.state_dict(), self.run.checkpoints_of(self.world.rank)
-        if checkpoint.is_finite(state):
-            checkpoint.write(folder / f"step-{self.training.step:08d}", state)
-            checkpoint.prune(folder, keep=2)
-
     def _go_back(self) -> None:
-        """Put the training where the newest checkpoint left it that every process can use."""
-        run, folder, problem = self.run, self.run.checkpoints_of(self.world.rank), "it has no checkpoint"
-        self.together.agree(self._check_processes, first_only=True)
-        everybodys = [set(names.split()) for names in self.together.texts(" ".join(path.name for path in checkpoint.all_in(folder)))]
-        for name in sorted(set.intersection(*everybodys), reverse=True):
-            try:
-                self.together.agree(lambda name=name: self.training.load_state_dict(checkpoint.read(folder / name)))
-            except (ConfigError, Ended) as error:
-                problem = str(error)
-                if self.world.rank == 0:
-                    run.event("checkpoint refused", folder=name, reason=problem)
-                continue
-            if self.world.rank == 0:
-                run.forget_after(self.training.step)
-            return
-        error = ConfigError(f"The run {run.path} cannot be continued: {problem}")
-        error.everywhere = True
-        raise error
-
-    def _check_processes(self) -> None:
-        before = self.run.processes()
-        if before != self.world.size:
-            raise ConfigError(f"The run {self.run.path} was trained in {before} processes, and this is 1 of {self.world.size}. Start as many as before.")
+        before, now = self.keeper.go_back(), self.training.plan.replicas
+        if self.world.rank == 0:
+            self.run.write_text(self.run.config, config.to_yaml(self.settings))
+            self.run.write_json(self.run.environment, launch.describe_machine() | {"processes": self.world.size, "launcher": self.world.launcher})
+            if before != now:
+                change = f"{now - before} of them new, from the reference" if now > before else f"{before - now} dropped"
+                self.run.event("resized", before=before, now=now)
+                self.show.note(f"continues with {now} replicas instead of {before}, {change}")
 
     def _fail(self, error: Exception) -> None:
         """Note that a training failed; of one that diverged, name the last finite state as well."""
         if isinstance(error, Ended):
             return
         if isinstance(error, DivergedError):
-            error.args = (f"{error} The last finite state is {checkpoint.all_in(self.run.checkpoints_of(self.world.rank))[-1]}.",)
+            error.args = (f"{error} The last finite state is {self.keeper.newest()}.",)
         if isinstance(error, ReplicaLost) and not self.world.ours:  # else the parent says so
             error.args = (f"{error} Continue from the last checkpoint: start `-m parle resume {self.run.path}` in the same way.",)
         self._log("failed", message=str(error))

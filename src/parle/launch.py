@@ -60,6 +60,11 @@ class World:
         return cls()
 
     @property
+    def restarts(self) -> int:
+        """How often torchrun has started the processes again, after one of them was lost."""
+        return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) if self.launcher == "torchrun" else 0
+
+    @property
     def ours(self) -> bool:
         """Whether the processes were started by parle itself, on this machine."""
         return os.environ.get("PARLE_LAUNCHED") == "1"
@@ -166,6 +171,14 @@ def as_child(rank: int, size: int, port: int, around: tuple[str, dict[str, str]]
     os.environ.update(MASTER_ADDR=LOOPBACK, MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE="True", TORCHELASTIC_RESTART_COUNT="0")
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether a process stands still because of a signal, where the system says so."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except (OSError, IndexError):
+        return False
+
+
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -173,10 +186,19 @@ def cores() -> int:
 
 @contextmanager
 def signals_to(handler: Callable) -> Iterator[None]:
-    """Inside `with`, SIGINT and SIGTERM go to the handler; in a thread other than the first, which cannot, nothing changes."""
+    """Inside `with`, SIGINT and SIGTERM go to the handler, and as SIGTERM also SIGUSR1, by which Slurm announces the end.
+
+    In a thread other than the first, which cannot, nothing changes.
+    """
     before = {}
+
+    def announced(_: int, frame) -> None:
+        handler(signal.SIGTERM, frame)
+
     if threading.current_thread() is threading.main_thread():
         before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+        if hasattr(signal, "SIGUSR1"):
+            before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, announced)
     try:
         yield
     finally:

@@ -1,6 +1,6 @@
 """One round on its way: what the replicas proposed, and what they take from it, at once or some steps later."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -26,40 +26,30 @@ def parts_of(size: int, device: torch.device, algorithm: Algorithm) -> list[Part
 class Meeting:
     """A round of an algorithm, begun when it is made and ended by `end`; `late` if steps are taken in between.
 
-    `spread` copies a part of the reference to the devices that do not hold it.
+    `spread` copies a part of the reference to the devices that do not hold it; the rows that are `left_out` propose nothing.
     """
 
-    def __init__(self, algorithm: Algorithm, replicas: list[Replica], late: bool, spread: Callable[[Part], None]):
-        self.algorithm, self.replicas, self._spread = algorithm, replicas, spread
+    def __init__(self, algorithm: Algorithm, replicas: list[Replica], late: bool, spread: Callable[[Part], None], left_out: list[int]):
+        self.algorithm, self.replicas, self._spread, self.left_out = algorithm, replicas, spread, left_out
         self.proposed = torch.cat([replica.r.params.to(replicas[0].r.params.device) for replica in replicas]) if late else None
         self._begun: list[tuple[Part, Callable[[], Tensor]]] = []
 
-    def begin(self, communicator: Communicator, parts: list[Part], round: int) -> "Meeting":
-        """Propose; where nobody can be lost on the way, every part is adopted before the next one is proposed.
-
-        Numbers that are not finite are found before anything has been adopted: DivergedError.
-        """
+    def begin(self, communicator: Communicator, parts: list[Part]) -> "Meeting":
+        """Propose; where nobody can be lost on the way, every part is adopted before the next one is proposed."""
         at_once = not communicator.together and self.proposed is None
-        refused_there = communicator.refuses and self.algorithm.partial_rounds
         if self.algorithm.fetches and communicator.fetch():
             self._spread(WHOLE)
-        if at_once:
-            self._check_finite(parts, round)
         for part in parts:
-            if not at_once and not refused_there:
-                self._check_finite([part], round)
-            finish = communicator.begin((self.algorithm.propose(r)[0] for r in self._vectors(part)), part)
+            finish = communicator.begin(self._proposals(part), part)
             if at_once:
                 self._adopt(part, finish())
             else:
                 self._begun.append((part, finish))
         return self
 
-    def _check_finite(self, parts: list[Part], round: int) -> None:
-        for part in parts:
-            for replica in self.replicas:
-                vector = replica.r.gradient if self.algorithm.round_before_step else replica.r.params
-                replica.check_finite(vector[:, part.place], round)
+    def _proposals(self, part: Part) -> Iterator[Tensor | None]:
+        for row, r in enumerate(self._vectors(part)):
+            yield None if row in self.left_out else self.algorithm.propose(r)[0]
 
     def end(self) -> None:
         """Wait for the mean, merge and adopt."""

@@ -49,6 +49,18 @@ class RandomStream:
         self._state = self._capture()
         self._restore(outside)
 
+    @classmethod
+    def of_now(cls, device: torch.device | None = None) -> "RandomStream":
+        """A stream that is where the global generators are now."""
+        stream = cls(0, device)
+        stream._state = stream._capture()
+        return stream
+
+    def put_in_place(self, state: dict) -> None:
+        """Let the global generators go on from a state, for good."""
+        self.load_state_dict(state)
+        self._restore(self._state)
+
     def __enter__(self) -> "RandomStream":
         self._outside = self._capture()
         self._restore(self._state)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from parle.errors import DivergedError, JoinError
+from parle.errors import JoinError
 from parle.vectors import Layout, Vectors
 
 
@@ -68,14 +68,6 @@ class Replica:
                 module = module._modules.get(layer)
             if module is None or module._parameters.get(path[-1]) is not parameter:
                 raise JoinError(f"Parameter `{name}` of replica {self.index} is another one than at join: a layer was exchanged. Join the final model.")
-
-    def check_finite(self, vector: Tensor, round: int) -> None:
-        """Raise DivergedError if a vector of this replica is not finite."""
-        if not torch.isfinite(vector.sum(dtype=torch.promote_types(vector.dtype, torch.float32))):
-            raise DivergedError(
-                f"Replica {self.index} comes to round {round} with numbers that are not finite; the reference keeps its last finite value. "
-                "Lower the learning rate, or clip the gradients."
-            )
 
     def add_force(self, force: Tensor) -> None:
         """Add a vector of shape (1, N) to the gradients; a parameter that has none gets one only where the force is not zero."""

@@ -23,6 +23,7 @@ from parle.communicators import Communicator, InProcess
 from parle.errors import ConfigError, JoinError
 from parle.meeting import Meeting, parts_of
 from parle.pace import Pace
+from parle.refusing import Refusals
 from parle.replica import Replica
 from parle.vectors import WHOLE, Part
 
@@ -89,6 +90,7 @@ class Replicas:
             replica.hook(self._before, self._after)
             self._replicas.append(replica)
         self.pace = Pace(algorithm, self._replicas, communicator)
+        self.refusals = Refusals(self._replicas)
 
     def _open(self, rows: list[Tensor], common: bool, terms: dict) -> None:
         """Agree on the first reference, then let the algorithm add its vectors."""
@@ -225,6 +227,7 @@ class Replicas:
             "meeting": meeting,
             "in_part": self._in_part,
             "pace": self.pace.state_dict(),
+            "refusals": self.refusals.state_dict(),
             "communicator": self.communicator.state_dict(),
         }
 
@@ -249,10 +252,11 @@ class Replicas:
                 setattr(replica.r, name, tensor[row : row + 1])
         self._in_part = state["in_part"]
         self.pace.load_state_dict(state["pace"])
+        self.refusals.load_state_dict(state["refusals"])
         self._now = self.algorithm.at(self.round, self.pace.seen)
         self.communicator.load_state_dict(state["communicator"])
         if state["meeting"]:
-            self._meeting = Meeting(self.algorithm.at(self.round - 1), self._replicas, True, self._spread).load_state_dict(state["meeting"])
+            self._meeting = Meeting(self.algorithm.at(self.round - 1), self._replicas, True, self._spread, []).load_state_dict(state["meeting"])
 
     def close(self) -> None:
         """Uncouple the optimizers and leave the other replicas; the parameters keep their values. Every process has to call it."""
@@ -329,7 +333,9 @@ class Replicas:
         place = self._now.fragment(self.round, self.layout.size)
         self._in_part = place != WHOLE.place and not whole
         parts = [Part(place)] if self._in_part else self._parts
-        self._meeting = Meeting(self._now, self._replicas, late, self._spread).begin(self.communicator, parts, self.round)
+        refused_there = self.communicator.refuses and self.algorithm.partial_rounds
+        left_out = [] if refused_there else self.refusals.look(self._now, self.optimizer_state == "average", self.round, self.communicator.refuses)
+        self._meeting = Meeting(self._now, self._replicas, late, self._spread, left_out).begin(self.communicator, parts)
         if not late:
             self._end_meeting()
 
@@ -340,8 +346,7 @@ class Replicas:
             return
         meeting, self._meeting = self._meeting, None
         meeting.end()
-        if self.communicator.refused:
-            self._start_again()
+        self.begin_anew(list(range(len(self._replicas))) if self.communicator.refused else meeting.left_out)
         if self.buffers == "average":
             buffer_policies.average(self.models, self.communicator.mean)
         members = [(replica.optimizer, replica.parameters) for replica in self._replicas]
@@ -352,10 +357,10 @@ class Replicas:
             block.params = block.reference.expand_as(block.params)
             self.algorithm.start(block)
 
-    def _start_again(self) -> None:
-        """Begin anew from the reference, after a proposal that was not finite."""
-        self._start_from_reference()
-        state_policies.apply("reset", [(replica.optimizer, replica.parameters) for replica in self._replicas], self.communicator.mean)
+    def begin_anew(self, rows: list[int]) -> None:
+        """Let local replicas start from the reference, with an empty optimizer: new ones, or those whose numbers were not finite."""
+        with torch.no_grad():
+            self.refusals.begin_anew(rows, self.algorithm, self.reference)
 
     def _spread(self, part: Part) -> None:
         """Copy the reference to the devices that do not hold it."""

@@ -99,6 +99,11 @@ class Serving:
         """What the user should know before it begins."""
         return self.plan.algorithm.at(0).caution(self.plan.lr, self.plan.momentum)
 
+    @property
+    def round(self) -> int:
+        """Rounds of a replica so far, on the average."""
+        return sum(self._merged) // self.plan.replicas
+
     def run(self) -> Iterator[dict | int]:
         """Train to the end of the plan. Yields the number of the step now and then, and a record for every evaluation."""
         firsts = [min(self.plan.steps, self.plan.algorithm.steps_in(merged)) for merged in self.server.status()["merged"]]

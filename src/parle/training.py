@@ -114,6 +114,11 @@ class Training:
         """Numbers in the vector of a replica."""
         return self.replicas.layout.size
 
+    @property
+    def round(self) -> int:
+        """Rounds held so far."""
+        return self.replicas.round
+
     def close(self) -> None:
         """Leave the other replicas."""
         self.replicas.close()
@@ -199,7 +204,7 @@ class Training:
         """
         replicas = self.replicas
         consensus = self._score_consensus(refresh)
-        losses, errors, test_losses, distance = self._measured()
+        losses, errors, test_losses, distance, refused = self._measured()
         record = {
             "epoch": self.step / self.batches_per_epoch,
             "step": self.step,
@@ -214,6 +219,7 @@ class Training:
             "consensus": consensus,
             "replicas": [{"error_pct": round(error, 4), "loss": loss} for error, loss in zip(errors, test_losses, strict=True)],
             "distance": distance,
+            "refused": [int(count) for count in refused],
             "inner_lr": self.rate(self.step),
             "algorithm": replicas.now.settings(),
         }
@@ -250,11 +256,12 @@ class Training:
         return bool(self.meter.of_first(torch.tensor([float(busy)])))
 
     def _measured(self) -> list[list[float]]:
-        """Of all replicas, in their order: training loss since the last record, test error, test loss, distance from the reference."""
+        """Of all replicas, in their order: training loss since the last record, test error and loss, distance, and rounds without it."""
         rows = []
         for index, (loss, distance) in enumerate(zip(self._losses, distances(self.replicas), strict=True)):
             its = self._score_replica(index)
-            rows.append(torch.tensor([float(loss) / max(self._taken[index] - self._since[index], 1), its.error_pct, its.loss, distance], dtype=torch.float64))
+            mean_loss = float(loss) / max(self._taken[index] - self._since[index], 1)
+            rows.append(torch.tensor([mean_loss, its.error_pct, its.loss, distance, self.replicas.refusals.counts[index]], dtype=torch.float64))
         return torch.stack(self.meter.gather(rows)).T.tolist()
 
     @contextmanager
@@ -271,6 +278,7 @@ class Training:
     def state_dict(self) -> dict:
         """All that the next step depends on."""
         return {
+            "plan": self.plan.replicas,
             "step": self.step,
             "seconds": self.seconds,
             "since": list(self._since),
@@ -342,7 +350,7 @@ class Training:
                     self._taken[index] += 1
                     optimizer.step()
                     total += loss.detach()
-            if self.meter.refuses:  # then the server sees to it, and the loss is only told
+            if self.meter.refuses or self.plan.replicas > 1:  # then rounds do without the replica, and the loss is only told
                 total.nan_to_num_()
             elif not torch.isfinite(total):
                 end = self._taken[index]

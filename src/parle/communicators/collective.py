@@ -8,14 +8,14 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from parle.communicators.communicator import Communicator
+from parle.communicators.communicator import Communicator, require_present
 from parle.communicators.in_process import add_up
 from parle.errors import ConfigError, JoinError, ReplicaLost
 from parle.vectors import WHOLE, Part
 
 BUCKET = 2**22  # numbers of a long vector that are sent or added up at a time
 LONGEST = 2**26  # bytes of the terms of one process
-TAIL = 3  # numbers behind the vector of a round: processes at their end, those of them that have stepped, and the round
+TAIL = 4  # numbers behind the vector of a round: processes at their end, those that have stepped, the round, and replicas that are left out
 ROUNDS = 2**12  # the round is told modulo this, so that the sum over the processes is exact
 
 
@@ -31,6 +31,7 @@ class Collective(Communicator):
     rank: int
     device: torch.device  # where messages lie
     checks_first: bool = False  # whether rounds are announced by a message of their own, not by the tail of the vector
+    _absent: int = 0  # replicas of all processes that the last round did without
     lost: bool = False  # whether a process was: what has come of a round since then is no mean
 
     def __init__(self, ordered: bool, timeout: float):
@@ -102,36 +103,44 @@ class Collective(Communicator):
     def cost_of_gather(self, vector: Tensor) -> int:
         return (self.ranks - 1) * max(self._counts) * vector.nbytes
 
-    def begin(self, proposals: Iterable[Tensor], part: Part = WHOLE) -> Callable[[], Tensor]:
+    def begin(self, proposals: Iterable[Tensor | None], part: Part = WHOLE) -> Callable[[], Tensor]:
         begin, end, _ = part.place.indices(len(self._scratch) - TAIL)
         scratch, reference = self._scratch[begin:end], self.center.shared.reference
         if part.first:
             self._sent_up_to = begin
-            if self.checks_first:
-                self.check_round()
+        if self.checks_first:
+            vectors = [proposal if proposal is None else proposal.clone() for proposal in proposals]
+            absent = vectors.count(None)
+            proposals = [torch.zeros_like(reference[part.place]) if vector is None else vector for vector in vectors]
+            if part.first:
+                self.check_round(absent)
         if self._one_by_one:
-            self._add_in_order([proposal.clone() for proposal in proposals], into=scratch)
+            self._add_in_order(proposals, into=scratch)
             scratch.div_(self.size)
         else:
-            self._share(proposals, into=scratch)
-            self._send(end, last=part.last)
+            absent = self._share(proposals, into=scratch)
+            self._send(end, last=part.last, absent=absent)
 
         def finish() -> Tensor:
             if self._sums or self.lost:
                 self._wait()
-            return self.center.merge(scratch.to(reference), self.size, part)
+            present = self.size - self._absent
+            require_present(present)
+            mean = scratch if present == self.size else scratch * (self.size / present)
+            return self.center.merge(mean.to(reference), present, part, self.size)
 
         return finish
 
-    def check_round(self) -> None:
-        self._vote(0, False)
+    def check_round(self, absent: int = 0) -> int:
+        self._vote(0, False, absent)
+        return self._absent
 
     def ready_to_finish(self, stepped: bool) -> bool:
         if self.checks_first:
             return self._vote(1, stepped)
         self._scratch.zero_()  # as long a message as that of a round, in which another process may be: lengths must never differ
         self._sent_up_to = 0
-        self._send(len(self._scratch) - TAIL, last=True, news=(1, stepped))
+        self._send(len(self._scratch) - TAIL, last=True, ends=1, stepped=stepped)
         return self._wait()
 
     def meet(self) -> None:
@@ -141,11 +150,11 @@ class Collective(Communicator):
         self.center = None
         self._sums = []
 
-    def _send(self, end: int, last: bool, news: tuple = (0, False)) -> None:
+    def _send(self, end: int, last: bool, ends: int = 0, stepped: bool = False, absent: int = 0) -> None:
         """Begin to sum up what has been filled of the scratch memory, as soon as it is enough for a bucket."""
         if last:
             self._tail = self._scratch[end : end + TAIL]
-            self._tail.copy_(self._news(*news))
+            self._tail.copy_(self._news(ends, stepped, absent))
             end += TAIL
         while self._sent_up_to < end if last else end - self._sent_up_to >= BUCKET:
             until = end if end - self._sent_up_to < BUCKET + TAIL else self._sent_up_to + BUCKET
@@ -160,17 +169,17 @@ class Collective(Communicator):
             raise ReplicaLost("A process was lost before this round had come. The reference is that of the last round; join again, in a new group.")
         return self._agreed(self._tail)
 
-    def _vote(self, ends: int, stepped: bool) -> bool:
-        news = self._news(ends, stepped)
+    def _vote(self, ends: int, stepped: bool, absent: int = 0) -> bool:
+        news = self._news(ends, stepped, absent)
         self._sum(news)()
         return self._agreed(news)
 
-    def _news(self, ends: int, stepped: bool) -> Tensor:
-        return torch.tensor([ends, stepped, self.center.round % ROUNDS], dtype=torch.float32, device=self.device)
+    def _news(self, ends: int, stepped: bool, absent: int) -> Tensor:
+        return torch.tensor([ends, stepped, self.center.round % ROUNDS, absent], dtype=torch.float32, device=self.device)
 
     def _agreed(self, news: Tensor) -> bool:
         """Whether any process has stepped since the last round; JoinError unless all of them are at the same point."""
-        ends, stepped, rounds = (round(number) for number in news.tolist())
+        ends, stepped, rounds, self._absent = (round(number) for number in news.tolist())
         if ends not in (0, self.ranks) or rounds != self.center.round % ROUNDS * self.ranks:
             raise JoinError(
                 f"The processes have taken different numbers of steps: this one (process {self.rank}) comes to round {self.center.round}, and {ends} of "
@@ -178,13 +187,20 @@ class Collective(Communicator):
             )
         return stepped > 0
 
-    def _share(self, vectors: Iterable[Tensor], into: Tensor) -> None:
-        """What this process adds to a mean: the sum of its vectors, divided by the number of all replicas."""
-        for index, vector in enumerate(vectors):
-            if index == 0:
+    def _share(self, vectors: Iterable[Tensor | None], into: Tensor) -> int:
+        """What this process adds to a mean: the sum of its vectors, divided by the number of all replicas; how many it has not."""
+        count = absent = 0
+        for vector in vectors:
+            if vector is None:
+                absent += 1
+            elif count == 0:
                 torch.div(vector.to(into), self.size, out=into)
+                count = 1
             else:
                 into.add_(vector.to(into), alpha=1 / self.size)
+        if count == 0:
+            into.zero_()
+        return absent
 
     def _sum(self, vector: Tensor) -> Callable[[], None]:
         self.sent += round(2 * (self.ranks - 1) * vector.numel() / self.ranks) * vector.element_size()

@@ -1,10 +1,11 @@
 """What a communicator is: the one thing that separates an algorithm from a transport."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from torch import Tensor
 
+from parle.errors import DivergedError
 from parle.vectors import WHOLE, Part
 
 
@@ -55,13 +56,15 @@ class Communicator(ABC):
     def cost_of_gather(self, vector: Tensor) -> int:
         """Bytes that this process sends when such vectors of its replicas are gathered."""
 
-    def begin(self, proposals: Iterable[Tensor], part: Part = WHOLE) -> Callable[[], Tensor]:
+    def begin(self, proposals: Iterable[Tensor | None], part: Part = WHOLE) -> Callable[[], Tensor]:
         """Begin a round; the call that it returns waits for what the center makes of the proposals, shape (N,).
 
-        Proposals longer than fits a cache come in parts of the vector, in their order.
+        Proposals longer than fits a cache come in parts of the vector, in their order. A replica that is left out proposes None,
+        and the mean is that of the others; where all are, DivergedError.
         """
-        mean = self.mean(proposals)
-        return lambda: self.center.merge(mean, self.size, part)
+        present = [0]
+        mean = self.mean(_counted(proposals, present))
+        return lambda: self.center.merge(mean, present[0], part, self.size)
 
     def exchange(self, proposals: Iterable[Tensor]) -> Tensor:
         """Hold a round: the vector, shape (N,), that the center makes of the proposals."""
@@ -71,8 +74,9 @@ class Communicator(ABC):
         """Copy the reference as it is now to the center here, where another one holds it; whether that was done."""
         return False
 
-    def check_round(self) -> None:
-        """Raise JoinError unless every process is about to hold this round."""
+    def check_round(self, absent: int = 0) -> int:
+        """How many replicas of all processes are left out of a round, of which here `absent`; JoinError unless every process is about to hold it."""
+        return absent
 
     def ready_to_finish(self, stepped: bool) -> bool:
         """Whether a last round is due, because a replica has stepped since the last one; every process asks at its end."""
@@ -90,6 +94,24 @@ class Communicator(ABC):
 
     def close(self) -> None:
         """Nobody waits for this process any more."""
+
+
+def _counted(proposals: Iterable[Tensor | None], present: list[int]) -> Iterator[Tensor]:
+    """The proposals that are there, counted; DivergedError where there are none."""
+    for proposal in proposals:
+        if proposal is not None:
+            present[0] += 1
+            yield proposal
+    require_present(present[0])
+
+
+def require_present(count: int) -> None:
+    """Raise DivergedError where a round has no proposal at all."""
+    if not count:
+        raise DivergedError(
+            "Every replica comes to this round with numbers that are not finite; the reference keeps its last finite value. "
+            "Lower the learning rate, or clip the gradients."
+        )
 
 
 class Wrapped(Communicator):
@@ -137,9 +159,9 @@ class Wrapped(Communicator):
         """As the inner one."""
         return self.inner.fetch()
 
-    def check_round(self) -> None:
+    def check_round(self, absent: int = 0) -> int:
         """As the inner one."""
-        self.inner.check_round()
+        return self.inner.check_round(absent)
 
     def begin(self, proposals: Iterable[Tensor], part: Part = WHOLE) -> Callable[[], Tensor]:
         """As the inner one."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from parle.communicators.codecs import Codec, codec
-from parle.communicators.communicator import Communicator, Wrapped
+from parle.communicators.communicator import Communicator, Wrapped, require_present
 from parle.errors import ConfigError
 from parle.vectors import WHOLE, Part
 
@@ -55,19 +55,27 @@ class Compressed(Wrapped):
         return reference
 
     def begin(self, proposals: Iterable[Tensor], part: Part = WHOLE) -> Callable[[], Tensor]:
+        present: list[int] = []
+        encoded = list(self._encoded(proposals, part, present))
         if part.first:
-            self.inner.check_round()
-        payloads = self.inner.gather(self._encoded(proposals, part))
+            self._present = self.size - self.inner.check_round(len(encoded) - len(present))
+            require_present(self._present)
+        payloads = self.inner.gather(encoded)
         reference = self.center.shared.reference[part.place]
         mean = torch.zeros(len(reference), device=reference.device, dtype=torch.promote_types(reference.dtype, torch.float32))
         for payload in payloads:
             mean.add_(self.codec.decode(payload.to(reference.device), len(mean)))
-        mean.div_(self.size)
+        mean.div_(self.size if self._points else self._present)
         mean = (self._mean[part.place].add_(mean) if self._points else mean).to(reference.dtype, copy=True)
-        return lambda: self.center.merge(mean, self.size, part)
+        return lambda: self.center.merge(mean, self._present, part, self.size)
 
-    def _encoded(self, proposals: Iterable[Tensor], part: Part) -> Iterator[Tensor]:
-        for proposal, kept in zip(proposals, (kept[part.place] for kept in self._kept), strict=True):
+    def _encoded(self, proposals: Iterable[Tensor | None], part: Part, present: list[int]) -> Iterator[Tensor]:
+        """What each replica sends, zeros where it proposes nothing; `present` grows with every one that does."""
+        for row, (proposal, kept) in enumerate(zip(proposals, (kept[part.place] for kept in self._kept), strict=True)):
+            if proposal is None:
+                yield self.codec.encode(torch.zeros_like(kept))
+                continue
+            present.append(row)
             change = proposal - kept if self._points else kept.add_(proposal)
             payload = self.codec.encode(change)
             kept.add_(self.codec.decode(payload, len(change)), alpha=1 if self._points else -1)
