@@ -103,10 +103,10 @@ def test_what_was_sent_and_what_is_kept_add_up_to_all_that_was_proposed():
     class Watched(parle.Compressed):
         proposed = torch.zeros(SIZE, dtype=torch.float64)
 
-        def _encoded(self, proposals, part):
+        def _encoded(self, proposals, part, present):
             proposals = list(proposals)
             self.proposed = self.proposed + sum(proposals) / len(proposals)
-            return super()._encoded(proposals, part)
+            return super()._encoded(proposals, part, present)
 
     watched = Watched(parle.InProcess(), "topk(0.2)")
     replicas = coupled(parle.LocalSGD(period=2), communicator=watched)
@@ -181,7 +181,7 @@ def test_long_vectors_meet_in_parts_to_the_same_bits(monkeypatch):
 
 def test_the_estimate_of_points_does_not_drift_in_half_precision():
     compressed = parle.Compressed(parle.InProcess(), "int8")
-    center = type("Center", (), {"algorithm": parle.ElasticSGD(), "merge": lambda self, mean, count, part: mean, "shared": None})()
+    center = type("Center", (), {"algorithm": parle.ElasticSGD(), "merge": lambda self, mean, count, part, size: mean, "shared": None})()
     starts = [torch.ones(200, dtype=torch.bfloat16)] * 3
     center.shared = type("Shared", (), {"reference": starts[0]})()
     compressed.open(center, starts, common=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -146,8 +147,8 @@ def test_a_process_that_diverges_speaks_for_all(parle_command):
         "        return y * float('nan') if self.training and os.environ.get('RANK') == '1' else y\n"
         "def make():\n    return Odd(nn.Flatten(), nn.Linear(64, 10))\n"
     )
-    done = parle_command("train", "-m", "nan.py:make", "-n", "2", "--processes", "--name", "a")
-    assert done.code == 4 and "Replica 1 comes to round 0 with numbers that are not finite" in done.err and len(done.err.strip().splitlines()) == 1
+    done = parle_command("train", "-m", "nan.py:make", "-n", "2", "--processes", "--name", "a", "--set", "algorithm.period=3")
+    assert done.code == 4 and "Replica 1 comes to round 10 with numbers that are not finite, for the 11th time" in done.err
 
 
 def test_a_mistake_is_one_line_whatever_the_number_of_processes(parle_command):
@@ -203,14 +204,19 @@ def test_what_fails_in_one_process_alone_is_said_by_all(parle_command):
     assert done.code == 2 and "Process 1: " in done.err and "ValueError" in done.err
 
 
-def test_a_run_of_several_processes_is_resumed_in_as_many(parle_command):
-    assert parle_command("train", "-n", "2", "-e", "1", "--processes", "--name", "a").code == 0
+def test_a_run_of_several_processes_is_resumed_in_one_as_if_never_stopped(parle_command):
+    assert parle_command("train", "-n", "2", "-e", "2", "--processes", "--name", "a").code == 0
+    before = [json.loads(line) for line in Path("runs/a/metrics.jsonl").read_text().splitlines()][-1]
+    for process in ("", "process-1/"):
+        shutil.rmtree(f"runs/a/checkpoints/{process}step-00000088")
     status = Path("runs/a/status.json")
     status.write_text(json.dumps({"state": "interrupted"}))
     text = Path("runs/a/config.yaml").read_text()
     Path("runs/a/config.yaml").write_text(text.replace("processes: true", "processes: false"))
     done = parle_command("resume", "runs/a")
-    assert done.code == 2 and "was trained in 2 processes, and this is 1 of 1. Start as many as before." in done.err
+    after = [json.loads(line) for line in Path("runs/a/metrics.jsonl").read_text().splitlines()][-1]
+    assert done.code == 0 and after["consensus"] == before["consensus"] and after["replicas"] == before["replicas"]
+    assert json.loads(Path("runs/a/env.json").read_text())["processes"] == 1
 
 
 def test_the_end_of_the_parent_is_the_end_of_its_processes():

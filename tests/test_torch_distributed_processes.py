@@ -54,7 +54,7 @@ def test_a_long_vector_goes_in_parts_and_buckets(ordered):
 def test_what_is_counted_is_what_a_ring_sends():
     for count in (2, 3):
         for its in ranks.results(count, programs.trajectory, parle.LocalSGD(period=4), {}):
-            message = round(2 * (count - 1) / count * (its["size"] + 3)) * 4  # three numbers more say which round it is
+            message = round(2 * (count - 1) / count * (its["size"] + 4)) * 4  # four numbers more say which round it is, and who is there
             assert its["sent"] == (3 + 1) * (message + 4)  # one more asks whether a last round is due; before each, one number to wait for all
             assert its["waited"] > 0 and its["exchanged"] > 0
 

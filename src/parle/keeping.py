@@ -81,9 +81,9 @@ class Keeper:
     def go_back(self) -> int:
         """Put the training where the newest checkpoint left it that every process can use; the number of replicas of then.
 
-        Raises ConfigError where there is none.
+        A run that was stopped before its first checkpoint begins anew. Raises ConfigError where there are some, and none can be used.
         """
-        problem = "it has no checkpoint"
+        problem = ""
         names = self.together.texts(" ".join(path.name for path in checkpoint.all_in(self.run.checkpoints)))[0].split()
         for name in sorted(names, reverse=True):
             try:
@@ -97,6 +97,10 @@ class Keeper:
                 self.run.forget_after(self.training.step)
             self._begin_again()
             return replicas
+        if not names:
+            if self.world.rank == 0:
+                self.run.forget_after(0)
+            return self.training.plan.replicas
         error = ConfigError(f"The run {self.run.path} cannot be continued: {problem}")
         error.everywhere = True
         raise error

@@ -234,8 +234,8 @@ class Replicas:
     @torch.no_grad()
     def load_state_dict(self, state: dict) -> None:
         """Go on from a state of the same algorithm, model and number of replicas; ConfigError where it is of another."""
-        name, first = type(self.algorithm).__name__, self.communicator.first
-        mine = {"algorithm": name, "layout": self.layout.digest(), "replicas": len(self._replicas), "first": first}
+        layout, name = self.layout.digest(), type(self.algorithm).__name__
+        mine = {"algorithm": name, "layout": layout, "replicas": len(self._replicas), "first": self.communicator.first}
         for name, value in mine.items():
             if state.get(name) != value:
                 raise ConfigError(f"This state has {name} {state.get(name)}, but these replicas have {value}. Join them as they were when it was saved.")
@@ -332,10 +332,10 @@ class Replicas:
             replica.check_layers()
         place = self._now.fragment(self.round, self.layout.size)
         self._in_part = place != WHOLE.place and not whole
-        parts = [Part(place)] if self._in_part else self._parts
         refused_there = self.communicator.refuses and self.algorithm.partial_rounds
         left_out = [] if refused_there else self.refusals.look(self._now, self.optimizer_state == "average", self.round, self.communicator.refuses)
-        self._meeting = Meeting(self._now, self._replicas, late, self._spread, left_out).begin(self.communicator, parts)
+        meeting = Meeting(self._now, self._replicas, late, self._spread, left_out)
+        self._meeting = meeting.begin(self.communicator, [Part(place)] if self._in_part else self._parts)
         if not late:
             self._end_meeting()
 
@@ -349,18 +349,12 @@ class Replicas:
         self.begin_anew(list(range(len(self._replicas))) if self.communicator.refused else meeting.left_out)
         if self.buffers == "average":
             buffer_policies.average(self.models, self.communicator.mean)
-        members = [(replica.optimizer, replica.parameters) for replica in self._replicas]
-        state_policies.apply(self.optimizer_state, members, self.communicator.mean)
+        state_policies.apply(self.optimizer_state, [(replica.optimizer, replica.parameters) for replica in self._replicas], self.communicator.mean)
 
-    def _start_from_reference(self) -> None:
-        for block in self._blocks:
-            block.params = block.reference.expand_as(block.params)
-            self.algorithm.start(block)
-
+    @torch.no_grad()
     def begin_anew(self, rows: list[int]) -> None:
         """Let local replicas start from the reference, with an empty optimizer: new ones, or those whose numbers were not finite."""
-        with torch.no_grad():
-            self.refusals.begin_anew(rows, self.algorithm, self.reference)
+        self.refusals.begin_anew(rows, self.algorithm, self.reference)
 
     def _spread(self, part: Part) -> None:
         """Copy the reference to the devices that do not hold it."""
@@ -374,7 +368,9 @@ class Replicas:
         self.center.shared.reference = vector
         self._spread(WHOLE)
         if self._common and not self.round and not any(replica.steps for replica in self._replicas):
-            self._start_from_reference()
+            for block in self._blocks:
+                block.params = block.reference.expand_as(block.params)
+                self.algorithm.start(block)
 
     def _next_round(self) -> None:
         self.round += 1

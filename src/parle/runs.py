@@ -66,10 +66,6 @@ class RunFolder:
         """Whether the run has begun and neither come to its end nor been interrupted."""
         return self.status.is_file() and json.loads(self.status.read_text())["state"] in ("running", "failed")
 
-    def processes(self) -> int:
-        """In how many processes the run was begun."""
-        return json.loads(self.environment.read_text()).get("processes", 1) if self.environment.is_file() else 1
-
     def result(self) -> dict:
         """The summary of a run that is done."""
         return json.loads(self.status.read_text())["result"]
