@@ -39,7 +39,7 @@ def main() -> None:
             print(f"whitened in {first:.1f} s, from the cache in {again:.2f} s")
     torch.set_num_threads(1)
     plain = Batches(found.train, 128, seed=0, replica=0)
-    changed = Batches(found.train, 128, seed=0, replica=0, augment=lambda images, generator: augmented(images, "mirror-shift", generator))
+    changed = Batches(found.train, 128, seed=0, replica=0, augment=lambda images, generator: augmented(images, generator, "mirror-shift"))
     times = {"plain": [], "changed": []}
     for step in range(200):
         for name, batches in (("plain", plain), ("changed", changed)):

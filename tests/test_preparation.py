@@ -60,7 +60,7 @@ def test_a_text_cannot_be_normalized(tmp_path):
 @pytest.mark.parametrize("how", ["shift", "mirror-shift"])
 def test_shifts_and_mirrors_are_those_of_numpy(how, padding):
     images = torch.rand(20, 3, 11, 11)
-    got = augmented(images, how, torch.Generator().manual_seed(3), padding=padding).numpy()
+    got = augmented(images, torch.Generator().manual_seed(3), how, padding=padding).numpy()
     mode = {"mode": "reflect"} if padding == "reflect" else {"mode": "constant"}
     seen = set()
     for image, its in zip(images.numpy(), got, strict=True):
@@ -75,7 +75,7 @@ def test_shifts_and_mirrors_are_those_of_numpy(how, padding):
 
 def test_a_batch_is_changed_alike_at_the_same_step_and_otherwise_at_another():
     def batches(replica):
-        return Batches(made().train, 10, seed=1, replica=replica, augment=lambda images, generator: augmented(images, "mirror-shift", generator, pad=2))
+        return Batches(made().train, 10, seed=1, replica=replica, augment=lambda images, generator: augmented(images, generator, "mirror-shift", pad=2))
 
     first, again = batches(0), batches(0)
     again.at(7)
@@ -126,3 +126,14 @@ def test_a_run_with_split_data_counts_its_own_epochs(parle_command):
     assert done.json["steps"] == 2 * (718 // 32) and done.json["epochs"] == 2.0
     wrong = parle_command("train", "-n", "3", "--split", "0.2")
     assert wrong.code == 2 and "cannot cover it" in wrong.err
+
+
+@pytest.mark.parametrize("normalize", ["scale", "mean-std", "contrast", "zca"])
+@pytest.mark.parametrize(("augment", "padding"), [("mirror-shift", "reflect"), ("shift", "zero")])
+def test_the_command_trains_on_prepared_and_augmented_images(parle_command, make_shards, normalize, augment, padding):
+    folder = make_shards(shape=(12, 12, 3), train=500, test=20)
+    options = [f"data.normalize={normalize}", f"data.augment={augment}", f"data.padding={padding}", "model.channels_last=true", "precision=bf16"]
+    sets = [word for option in options for word in ("--set", option)]
+    done = parle_command("train", "-d", folder, "-n", "2", "-e", "1", "--split", "0.5", *sets, "--json")
+    assert done.code == 0, done.err
+    assert done.json["steps"] == 500 // 2 // 32

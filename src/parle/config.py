@@ -243,7 +243,7 @@ def _from_file(file: Path) -> dict:
         tree = yaml.safe_load(file.read_text())
     except OSError as error:
         raise ConfigError(f"The configuration file {file} cannot be read: {error.strerror}.") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:  # the latter of bytes, dates and depth
         raise ConfigError(f"The configuration file {file} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree or {}, dict):
         raise ConfigError(f"The configuration file {file} must hold keys and values, got a {type(tree).__name__}.")

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from parle import buffers
 from parle.algorithm import Algorithm
+from parle.communicators import Communicator
 from parle.errors import DivergedError
 from parle.replica import Replica
 
@@ -18,16 +19,19 @@ class Refusals:
         self._replicas, self.rows = replicas, []
         self.counts, self._in_a_row = [0] * len(replicas), [0] * len(replicas)
 
-    def look(self, algorithm: Algorithm, with_optimizer: bool, round: int, needs_all: bool = False) -> list[int]:
+    def look(self, algorithm: Algorithm, with_optimizer: bool, round: int, communicator: Communicator) -> list[int]:
         """The rows whose parameters, gradients of a round of gradients, or optimizer state of one that is averaged, are not finite.
 
-        Raises DivergedError where a replica was one of them too often in a row, or at all where a round `needs_all`.
+        None where the communicator sees to it. Raises DivergedError where a replica was one of them too often in a row, or at all
+        where the communicator would and the algorithm needs all replicas.
         """
+        if communicator.refuses and algorithm.partial_rounds:
+            return []
         self.rows = [row for row, replica in enumerate(self._replicas) if not _is_finite(replica, algorithm.round_before_step, with_optimizer)]
         self._in_a_row = [times + 1 if row in self.rows else 0 for row, times in enumerate(self._in_a_row)]
         for row in self.rows:
             self.counts[row] += 1
-            if needs_all:
+            if communicator.refuses:
                 raise DivergedError(
                     f"Replica {self._replicas[row].index} comes to round {round} with numbers that are not finite, and {type(algorithm).__name__} needs all "
                     "replicas. Lower the learning rate, or clip the gradients."

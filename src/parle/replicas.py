@@ -214,11 +214,7 @@ class Replicas:
         if self._showing:
             raise JoinError("state_dict() was called inside `with replicas.solution()`, where the first model is not its replica. Call it outside.")
         meeting = self._meeting and self._meeting.state_dict()  # first, since it may wait for the reference
-        return {
-            "algorithm": type(self.algorithm).__name__,
-            "layout": self.layout.digest(),
-            "replicas": len(self._replicas),
-            "first": self.communicator.first,
+        return self._identity() | {
             "round": self.round,
             "center_round": self.center.round,
             "steps": [replica.steps for replica in self._replicas],
@@ -231,12 +227,14 @@ class Replicas:
             "communicator": self.communicator.state_dict(),
         }
 
+    def _identity(self) -> dict:
+        its = {"algorithm": type(self.algorithm).__name__, "layout": self.layout.digest()}
+        return its | {"replicas": len(self._replicas), "first": self.communicator.first}
+
     @torch.no_grad()
     def load_state_dict(self, state: dict) -> None:
         """Go on from a state of the same algorithm, model and number of replicas; ConfigError where it is of another."""
-        layout, name = self.layout.digest(), type(self.algorithm).__name__
-        mine = {"algorithm": name, "layout": layout, "replicas": len(self._replicas), "first": self.communicator.first}
-        for name, value in mine.items():
+        for name, value in self._identity().items():
             if state.get(name) != value:
                 raise ConfigError(f"This state has {name} {state.get(name)}, but these replicas have {value}. Join them as they were when it was saved.")
         if self._meeting:
@@ -332,10 +330,9 @@ class Replicas:
             replica.check_layers()
         place = self._now.fragment(self.round, self.layout.size)
         self._in_part = place != WHOLE.place and not whole
-        refused_there = self.communicator.refuses and self.algorithm.partial_rounds
-        left_out = [] if refused_there else self.refusals.look(self._now, self.optimizer_state == "average", self.round, self.communicator.refuses)
-        meeting = Meeting(self._now, self._replicas, late, self._spread, left_out)
-        self._meeting = meeting.begin(self.communicator, [Part(place)] if self._in_part else self._parts)
+        left_out = self.refusals.look(self._now, self.optimizer_state == "average", self.round, self.communicator)
+        parts = [Part(place)] if self._in_part else self._parts
+        self._meeting = Meeting(self._now, self._replicas, late, self._spread, left_out).begin(self.communicator, parts)
         if not late:
             self._end_meeting()
 

@@ -87,7 +87,7 @@ def _in_order(split: Split):
     return (split.take(slice(begin, begin + 1000)) for begin in range(0, len(split), 1000))
 
 
-def augmented(images: Tensor, how: str, generator: torch.Generator, pad: int = 4, padding: str = "reflect") -> Tensor:
+def augmented(images: Tensor, generator: torch.Generator, how: str, pad: int = 4, padding: str = "reflect") -> Tensor:
     """The images shifted by up to `pad` pixels in both directions, with what comes in mirrored at the border or zero; half of them mirrored, if so.
 
     All of it takes place on the device of the images; `generator` is that of the host.

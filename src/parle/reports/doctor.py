@@ -14,7 +14,7 @@ EXTRAS = {
     "plots": ("matplotlib",),
     "ray": ("ray",),
     "simulate": ("simpy",),
-    "test": ("pytest", "pytest-timeout", "pytest-xdist"),
+    "test": ("hypothesis", "pytest", "pytest-timeout", "pytest-xdist"),
     "dev": ("ruff",),
 }
 
