@@ -138,7 +138,21 @@ def hurt(file: Path, damage: str) -> None:
 
 def processes(folder: Path, count: int) -> None:
     """Random kills and stops of one of four processes of an elastic run: seconds until all train again."""
-    arguments = ["-n", "4", "--processes", "--elastic", "--checkpoint-every", "1rounds", "--set", "threads=1", "--set", "evaluation.every=20", "--json"]
+    arguments = [
+        "-n",
+        "4",
+        "--processes",
+        "--elastic",
+        "--checkpoint-every",
+        "1rounds",
+        "--set",
+        "threads=1",
+        "--set",
+        "communicator.ordered=true",
+        "--set",
+        "evaluation.every=20",
+        "--json",
+    ]
     draw, seconds, epochs = random.Random(0), [], 60 * count
 
     def command(name: str) -> subprocess.Popen:

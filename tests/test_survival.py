@@ -344,3 +344,23 @@ def test_elastic_processes_start_again_from_the_last_checkpoint_and_end_where_th
     assert whole, said
     first, second = (json.loads(text.splitlines()[-1]) for text in (out, whole))
     assert (first["error_pct"], first["loss"]) == (second["error_pct"], second["loss"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux to find the processes")
+def test_torchrun_starts_all_again_and_they_go_on_from_the_last_checkpoint(tmp_path):
+    def torchrun(name, restarts):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", restarts, "-m", "parle", "train"]
+        options = ["-e", "40", "--name", name, "--checkpoint-every", "2rounds", "--set", "threads=1", "--set", "evaluation.every=40", "--json"]
+        return subprocess.Popen([*command, *options], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    process, run = torchrun("a", "2"), RunFolder(tmp_path / "runs/a")
+    wait_for(lambda: len(checkpoint.all_in(run.checkpoints)) > 1)
+    pids = [json.loads(line)["pid"] for rank in (0, 1) for line in (run.logs / f"process-{rank}.jsonl").read_text().splitlines() if '"start"' in line]
+    os.kill(pids[1], signal.SIGKILL)
+    out, said = process.communicate(timeout=150)
+    assert process.returncode == 0, said
+    starts = [line for line in (run.logs / "process-0.jsonl").read_text().splitlines() if '"start"' in line]
+    assert len(starts) == 2
+    whole, _ = torchrun("b", "0").communicate(timeout=150)
+    first, second = (json.loads(text.splitlines()[-1]) for text in (out, whole))
+    assert (first["error_pct"], first["loss"], first["rounds"]) == (second["error_pct"], second["loss"], second["rounds"])

@@ -50,7 +50,7 @@ def load(
 
 def _found(name: str, data_dir: Path | None, cache: Cache, columns: tuple, context: int) -> Data:
     if name in EMBEDDED:
-        return EMBEDDED[name]()
+        return EMBEDDED[name](cache)
     if is_reference(name):
         return _own(name)
     folders = [Path(name).expanduser()] + ([data_dir / name] if data_dir else [])
