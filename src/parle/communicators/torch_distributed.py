@@ -7,6 +7,7 @@ import re
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -63,7 +64,8 @@ class TorchDistributed(Collective):
         timeout = timedelta(seconds=self.timeout)
         try:
             if _rendezvous is None:
-                _rendezvous = next(dist.rendezvous("env://", timeout=timeout))
+                store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+                _rendezvous = dist.PrefixStore(_name_of_this_start(store, rank, size, self.timeout), store), rank, size
             store, rank, size = _rendezvous
             named = dist.PrefixStore(f"parle/{next(_groups)}", store)  # the addresses of a former group are still in the store
             dist.init_process_group(backend, store=named, rank=rank, world_size=size, timeout=timeout)
@@ -145,6 +147,25 @@ class TorchDistributed(Collective):
             self._group = None
         atexit.unregister(self._leave)
         super().close()
+
+
+def _name_of_this_start(store, rank: int, size: int, timeout: float) -> str:
+    """A name that all processes of this start know, and none of an earlier one: torchrun's store still holds what those have written."""
+    mine, deadline = uuid.uuid4().hex, time.monotonic() + timeout
+    store.set(f"parle/{rank}", mine)
+    while time.monotonic() < deadline:
+        if rank == 0:
+            others = [number for number in range(1, size) if store.check([f"parle/{number}"])]
+            store.set("parle/start", " ".join([mine, *(store.get(f"parle/{number}").decode() for number in others)]))
+            if all(store.check([f"parle/{mine}/{number}"]) for number in range(1, size)):
+                return mine
+        elif store.check(["parle/start"]):
+            name, *known = store.get("parle/start").decode().split()
+            if mine in known:  # so it is a word of now
+                store.set(f"parle/{name}/{rank}", "here")
+                return name
+        time.sleep(0.005)
+    raise RuntimeError(f"not all of {size} processes have come")
 
 
 def _store():
