@@ -197,7 +197,8 @@ def reproduce(
     table: Annotated[str, typer.Argument(help="One of `parle list tables`.")],
     scale: Annotated[float, typer.Option("--scale", help="Part of the gradient evaluations: samples and epochs are multiplied by its square root.")] = 1.0,
     seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Runs of every row; default: 3, of figure 1 the six networks.")] = None,
-    only: Annotated[str | None, typer.Option("--only", metavar="TEXT", help="Only rows whose name contains it, such as lenet, sgd or allcnn-50.")] = None,
+    only: Annotated[str | None, typer.Option("--only", metavar="TEXT", help="Only rows whose name contains it, such as lenet, or allcnn-50,allcnn-25.")] = None,
+    finished: Annotated[bool, typer.Option("--finished", help="Train nothing: show what is there.")] = False,
     minutes: Annotated[float | None, typer.Option("--minutes", help="Stop after so many, with a checkpoint; the same command goes on.")] = None,
     sets: Annotated[list[str] | None, typer.Option("--set", help="Any other setting, for every row: path=value, such as threads=1 or device=cuda.")] = None,
     runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Folder of the runs, which tables and figures share.")] = Path("runs/reproduce"),
@@ -214,10 +215,11 @@ def reproduce(
     from parle import launch
     from parle import reproduce as reproducing
     from parle.reports import progress, tables
+    from parle.together import Ended
 
     if minutes is not None:
-        launch.end_after(60 * minutes)
-    found = reproducing.reproduce(table, runs_dir, scale, seeds, only, tuple(sets or ()), progress.Display(as_json))
+        launch.end_after(60 * minutes, Ended(f"{minutes:g} minutes are over. The same command goes on.", 143))
+    found = reproducing.reproduce(table, runs_dir, scale, seeds, only, tuple(sets or ()), finished, progress.Display(as_json))
     print(json.dumps(found)) if as_json else tables.show_reproduced(found)
 
 

@@ -19,7 +19,7 @@ import torch
 import parle
 from parle.communicators import MPI, Communicator, Compressed, InProcess, Overlapped, TorchDistributed
 from parle.config import RunConfig
-from parle.errors import ConfigError, SetupError
+from parle.errors import ConfigError, ParleError, SetupError
 from parle.servers import RayServer, Server
 
 LOOPBACK = "127.0.0.1"
@@ -206,8 +206,13 @@ def signals_to(handler: Callable) -> Iterator[None]:
             signal.signal(number, its)
 
 
-def end_after(seconds: float) -> None:
-    """Ask this process to end, as SIGTERM does, after so many seconds."""
+def end_after(seconds: float, error: ParleError) -> None:
+    """Ask this process to end, as SIGTERM does, after so many seconds; where nothing else answers to that, with an error."""
+
+    def stop(*_) -> None:
+        raise error
+
+    signal.signal(signal.SIGTERM, stop)
     timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM))
     timer.daemon = True
     timer.start()

@@ -23,13 +23,21 @@ COMPARED = ("model", "data", "algorithm", "replicas", "epochs", "batch_size", "s
 
 
 def reproduce(
-    name: str, folder: Path, scale: float = 1.0, seeds: int | None = None, only: str | None = None, sets: tuple[str, ...] = (), show: Quiet | None = None
+    name: str,
+    folder: Path,
+    scale: float = 1.0,
+    seeds: int | None = None,
+    only: str | None = None,
+    sets: tuple[str, ...] = (),
+    finished: bool = False,
+    show: Quiet | None = None,
 ) -> dict:
     """Train what stands behind a table or figure, as far as it is not there yet, and gather the figures: what `--json` prints.
 
     Runs are kept in `folder`, a folder of theirs for each scale: finished ones are not trained again, interrupted ones go on. With a
     scale below 1, samples and epochs are both multiplied by its square root, and drops and springs stay at the same parts of the run.
-    `only` keeps the rows whose name contains it; `sets` are settings as with `--set`, for every row.
+    `only` keeps the rows whose name contains one of its words, divided by commas; `sets` are settings as with `--set`, for every row.
+    With `finished`, nothing is trained.
 
     ConfigError where there is no such table or row, or the scale leaves no samples of a class.
     """
@@ -38,16 +46,20 @@ def reproduce(
     if not 0 < scale <= 1:
         raise ConfigError(f"--scale is {scale:g}, but it must be above 0 and at most 1, which is the full size.")
     table = TABLES[name]
-    rows = [row for row in table.rows if only is None or only in row.name]
+    rows = [row for row in table.rows if only is None or any(word in row.name for word in only.split(","))]
     if not rows:
         raise ConfigError(f"--only {only} is in no row of {name}. They are {', '.join(row.name for row in table.rows)}.")
-    work = _Work(folder / f"scale-{scale:g}", scale, seeds or table.seeds, sets, show or Quiet())
+    work = _Work(folder / f"scale-{scale:g}", scale, seeds or table.seeds, sets, finished, show or Quiet())
     found, draw = KINDS[table.shows](work, table, rows)
     picture = work.folder / f"{name}.svg"
     draw(picture, table.title if scale == 1 else f"{table.title}, at scale {scale:g}")
     said = work.said(table.shows == "differences")
     result = {"table": name, "title": table.title, "scale": scale, "seeds": work.seeds, "rows": found}
-    result |= {"notes": [said, f"Mean and standard deviation over {work.seeds} seeds.", *table.notes], "picture": str(picture), "exit_code": 0}
+    result |= {
+        "notes": [said, f"Mean and standard deviation over {work.seeds} seeds." if work.seeds > 1 else "One seed, so no spread is known.", *table.notes],
+        "picture": str(picture),
+        "exit_code": 0,
+    }
     (work.folder / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     return result
 
@@ -55,8 +67,8 @@ def reproduce(
 class _Work:
     """The trainings of one scale and their folder."""
 
-    def __init__(self, folder: Path, scale: float, seeds: int, sets: tuple[str, ...], show: Quiet):
-        self.folder, self.scale, self.seeds, self.sets, self.show = folder, scale, seeds, sets, show
+    def __init__(self, folder: Path, scale: float, seeds: int, sets: tuple[str, ...], finished: bool, show: Quiet):
+        self.folder, self.scale, self.seeds, self.sets, self.finished, self.show = folder, scale, seeds, sets, finished, show
         self.part = math.sqrt(scale)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -82,6 +94,9 @@ class _Work:
                 if isinstance(runs[row.name], str):
                     continue
                 path = self.folder / f"{row.name}-{seed}"
+                if self.finished:
+                    runs[row.name] += [path] * RunFolder(path).is_done()
+                    continue
                 try:
                     self._train(row, seed, path, f"run {seed * len(rows) + number + 1} of {self.seeds * len(rows)}")
                     runs[row.name].append(path)
@@ -153,6 +168,8 @@ class _Work:
         """The curve of a simulation, from its file if it is there."""
         kind = f"quorum-{quorum}" if isinstance(quorum, int) else f"ramp-{row.quorum_step}"
         file = self.folder / f"{row.name.replace(f'-{row.quorum_step}-', '-', 1)}-{kind}-{seed}.json"
+        if self.finished and not file.is_file():
+            return []
         if file.is_file():
             return json.loads(file.read_text())["curve"]
         self.show.note(str(file))
@@ -201,10 +218,13 @@ def _figures(work: _Work, rows: list[Row], error_of: Callable[[Path], float], pu
         if isinstance(its, str):
             found.append(told | {"missing": its, "errors": [], "runs": []})
             continue
+        if not its:
+            found.append(told | {"missing": "No run is finished." if work.finished else "Every run has diverged.", "errors": [], "runs": []})
+            continue
         errors, results = [error_of(path) for path in its], [RunFolder(path).result() for path in its]
         told |= {"errors": errors, "mean": _mean(errors), "deviation": _deviation(errors), "runs": [str(path) for path in its]}
         told |= {key: _mean([result[key] for result in results]) for key in ("epochs", "gradient_evaluations", "bytes_sent_per_replica", "seconds")}
-        found.append(told | {"replicas": results[0]["replicas"] if results else None})
+        found.append(told | {"replicas": results[0]["replicas"]})
     return found
 
 
@@ -237,11 +257,16 @@ def _differences(work: _Work, table: Table, rows: list[Comparison]) -> tuple[lis
         step = max(1, round(row.quorum_step * work.scale))
         for seed in range(work.seeds):
             hybrid, plain = work.simulated(row, f"ramp(1, n, every={step})", seed), work.simulated(row, 1, seed)
+            if not hybrid or not plain:
+                continue
             points.append(_mean([its["error_pct"] for its in plain]) - _mean([its["error_pct"] for its in hybrid]))
             losses.append(_mean([its["loss"] for its in hybrid]) - _mean([its["loss"] for its in plain]))
+        if not points:
+            found.append({"name": row.name, "label": row.label, "missing": "No run is finished."})
+            continue
         told = {"name": row.name, "label": row.label, "paper": row.paper, "points": points, "losses": losses}
         found.append(told | {"mean": _mean(points), "deviation": _deviation(points), "mean_loss": _mean(losses), "deviation_loss": _deviation(losses)})
-    drawn = [(its["label"], its["points"], _number(its["paper"])) for its in found]
+    drawn = [(its["label"], its["points"], _number(its["paper"])) for its in found if "points" in its]
     return found, lambda picture, title: pictures.dots(picture, title, drawn, "accuracy, points above asynchronous")
 
 

@@ -124,11 +124,11 @@ def show_reproduced(found: dict) -> None:
         show(found["title"], columns, [[row["label"], row["paper"], _spread(row, "", 2, True), _spread(row, "_loss", 3, True)] for row in present], texts=2)
     else:
         columns = ["", "published", "here", "n x epochs", "gradients", "sent"]
-        show(found["title"], columns, [_trained(row) for row in present if row["errors"]])
+        show(found["title"], columns, [_trained(row) for row in present])
     console.print()
     for row in rows:
-        if "missing" in row or not row.get("errors", True):
-            console.print(f"{row['label']}: not trained. {row.get('missing', 'Every run has diverged.')}")
+        if "missing" in row:
+            console.print(f"{row['label']}: {row['missing']}")
     for note in found["notes"]:
         console.print(f"- {note}")
     console.print(f"Picture: {found['picture']}")
