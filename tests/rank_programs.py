@@ -226,6 +226,39 @@ def resumed(rank: int, how: dict) -> bool:
     return torch.equal(expected, ended(rest))
 
 
+def resumed_from_disk(rank: int, names: list[str], folder: str) -> list[str]:
+    """The algorithms with which a training of three processes that goes on from files does not end with the bits of one that never stopped."""
+    from parle import checkpoint, config, plans, settling
+    from parle.training import Training
+
+    torch.set_num_threads(1)
+    wrong = []
+    for name in names:
+        period = () if parle.ALGORITHMS[name].round_before_step or name == "one-shot" else ("algorithm.period=4",)
+        settings = config.load(sets=(f"algorithm={name}", "replicas=3", "epochs=1", "model.options.width=16", *period))
+        found = plans.load_data(settings)
+        plan = plans.plan_for(settling.settled(settings, len(found.train)), found)
+
+        def fresh(plan=plan) -> Training:
+            return Training(plan, parle.TorchDistributed(ordered=True), mine=range(rank, rank + 1))
+
+        ends = []
+        for cut in (None, 11):
+            training = fresh()
+            if cut:
+                training.advance(cut)
+                checkpoint.write(Path(folder) / f"{name}-{rank}", training.state_dict())
+                training.close()
+                training = fresh()
+                training.load_state_dict(checkpoint.read(Path(folder) / f"{name}-{rank}"))
+            training.advance(20 - training.step)
+            training.replicas.finish()
+            ends.append(torch.cat([training.replicas.params[0], training.replicas.reference]))
+            training.close()
+        wrong += [] if torch.equal(*ends) else [name]
+    return wrong
+
+
 def data_parallel_replicas(rank: int) -> dict:
     """Two replicas of two processes each: DistributedDataParallel within a replica, LocalSGD between them."""
     from torch.distributed.device_mesh import init_device_mesh

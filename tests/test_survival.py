@@ -315,6 +315,18 @@ def test_signals_end_with_a_checkpoint(tmp_path, number, code):
     assert status["state"] == "interrupted" and newest.name == f"step-{status['step']:08d}" and checkpoint.read(newest)
 
 
+def test_a_second_interrupt_ends_at_once_and_leaves_the_last_checkpoint_intact(tmp_path):
+    process = start("-e", "2000", "-n", "2", cwd=tmp_path)
+    wait_for(lambda: (tmp_path / "runs/a/metrics.jsonl").exists())
+    before = checkpoint.all_in(tmp_path / "runs/a/checkpoints")[-1]
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode in (-signal.SIGINT, 130)
+    newest = checkpoint.all_in(tmp_path / "runs/a/checkpoints")[-1]
+    assert newest.name >= before.name and checkpoint.read(newest)
+
+
 def children_of(process):
     listed = subprocess.run(["ps", "-e", "-o", "pid=,ppid=,args="], capture_output=True, text=True).stdout.splitlines()
     rows = [line.split(None, 2) for line in listed]

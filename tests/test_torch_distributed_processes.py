@@ -80,6 +80,11 @@ def test_resume_is_exact(how):
     assert all(ranks.results(2, programs.resumed, how))
 
 
+def test_every_algorithm_resumes_from_disk_bit_for_bit_in_three_processes(tmp_path):
+    names = [name for name, kind in parle.ALGORITHMS.items() if not kind.single]
+    assert ranks.results(3, programs.resumed_from_disk, names, str(tmp_path)) == [[], [], []]
+
+
 @pytest.mark.parametrize(
     ("what", "words"),
     [
