@@ -226,6 +226,23 @@ def resumed(rank: int, how: dict) -> bool:
     return torch.equal(expected, ended(rest))
 
 
+def poisoned(rank: int, how: dict) -> tuple[list[float], list[int]]:
+    """A training in which process 1 comes to a round with NaN: the reference, and how often this process was left out."""
+    model = wide(40)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+    replicas = parle.join(
+        model, optimizer, parle.LocalSGD(period=3), wrapped(parle.TorchDistributed(ordered=how.get("ordered", False)), how), **how["policies"]
+    )
+    train_wide(replicas, 5)
+    if rank == 1:
+        replicas.params.fill_(float("nan"))
+    train_wide(replicas, 6, first=5)
+    replicas.finish()
+    reference, counts = replicas.reference.tolist(), replicas.refusals.counts
+    replicas.close()
+    return reference, counts
+
+
 def resumed_from_disk(rank: int, names: list[str], folder: str) -> list[str]:
     """The algorithms with which a training of three processes that goes on from files does not end with the bits of one that never stopped."""
     from parle import checkpoint, config, plans, settling

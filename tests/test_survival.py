@@ -16,7 +16,7 @@ from torch import nn
 
 import parle
 from parle import checkpoint, config, plans, settling
-from parle.keeping import amount
+from parle.config import amount
 from parle.random_streams import RandomStream
 from parle.resizing import resized
 from parle.runs import RunFolder
@@ -376,3 +376,78 @@ def test_torchrun_starts_all_again_and_they_go_on_from_the_last_checkpoint(tmp_p
     whole, _ = torchrun("b", "0").communicate(timeout=150)
     first, second = (json.loads(text.splitlines()[-1]) for text in (out, whole))
     assert (first["error_pct"], first["loss"], first["rounds"]) == (second["error_pct"], second["loss"], second["rounds"])
+
+
+# What a second reader found
+
+
+@pytest.mark.parametrize("bad", [0, 1, 2])
+@pytest.mark.parametrize(
+    "wrap", [lambda inner: inner, parle.Metered, lambda inner: parle.Metered(parle.Compressed(inner, "int8"))], ids=["plain", "metered", "int8"]
+)
+def test_the_mean_is_that_of_the_others_whoever_is_left_out(wrap, bad):
+    models = [nn.Linear(64, 1, bias=False) for _ in range(3)]
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.0) for model in models]
+    replicas = parle.join(models, optimizers, parle.LocalSGD(period=1), wrap(parle.InProcess()))
+    replicas.move_reference(torch.zeros(64))
+    replicas.params.copy_(torch.tensor([[1.0], [2.0], [3.0]]).expand(3, 64))
+    replicas.params[bad] = float("nan")
+    for model, optimizer in zip(models, optimizers, strict=True):
+        model.weight.grad = torch.zeros_like(model.weight)
+        optimizer.step()
+    expected = sum(value for row, value in enumerate((1.0, 2.0, 3.0)) if row != bad) / 2
+    torch.testing.assert_close(replicas.reference, torch.full((64,), expected), rtol=0.02, atol=0)
+
+
+def test_equal_replicas_stay_equal_after_one_was_poisoned_or_came_later():
+    run = training("algorithm=data-parallel", "replicas=3")
+    run.advance(5)
+    run.replicas._replicas[1].r.params[0, 3] = float("nan")
+    run.advance(6)
+    assert torch.equal(run.replicas.params[0], run.replicas.params[1]) and torch.equal(run.replicas.params[0], run.replicas.params[2])
+    more = training("algorithm=data-parallel", "replicas=4")
+    resized([copy.deepcopy(run.state_dict())], more)
+    more.advance(6)
+    assert torch.equal(more.replicas.params, more.replicas.params[:1].expand(4, -1))
+
+
+def test_saving_never_removes_what_is_not_a_checkpoint(tmp_path):
+    model = nn.Linear(2, 1)
+    replicas = parle.join(model, torch.optim.SGD(model.parameters(), lr=0.1), parle.LocalSGD())
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "thesis.txt").write_text("years")
+    with pytest.raises(parle.ConfigError, match="holds other things"):
+        parle.save(tmp_path / "results", replicas)
+    assert (tmp_path / "results" / "thesis.txt").read_text() == "years"
+    parle.save(tmp_path / "now", replicas, shape=model.weight.shape)
+    assert parle.load(tmp_path / "now", replicas) == {"shape": (1, 2)}
+    with pytest.raises(parle.ConfigError, match="cannot hold a dict with the key"):
+        parle.save(tmp_path / "now", replicas, seen={(1, 2): 3})
+
+
+def test_nothing_is_changed_by_a_checkpoint_of_another_kind(tmp_path):
+    def fresh(kind):
+        model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+        return parle.join(model, kind(model.parameters(), lr=0.1), parle.LocalSGD())
+
+    parle.save(tmp_path / "now", fresh(torch.optim.SGD))
+    other = fresh(torch.optim.Adam)
+    before = other.params.clone()
+    with pytest.raises(parle.ConfigError, match="The optimizers were"):
+        parle.load(tmp_path / "now", other)
+    assert torch.equal(other.params, before)
+
+
+def test_a_model_with_an_infinite_buffer_has_checkpoints(parle_command):
+    Path("masked.py").write_text(
+        "import torch\nfrom torch import nn\nclass Masked(nn.Sequential):\n    def __init__(self):\n        super().__init__(nn.Flatten(), nn.Linear(64, 10))\n"
+        "        self.register_buffer('mask', torch.full((2,), float('-inf')))\ndef make():\n    return Masked()\n"
+    )
+    assert parle_command("train", "-m", "masked.py:make", "-e", "1", "--name", "a", "--json").code == 0
+    assert checkpoint.all_in(Path("runs/a/checkpoints"))
+
+
+def test_a_torn_status_is_that_of_a_run_that_is_not_done(parle_command):
+    assert parle_command("train", "-e", "1", "-n", "2", "--name", "a", "--json").code == 0
+    Path("runs/a/status.json").write_text("")
+    assert parle_command("resume", "runs/a", "--json").code == 0

@@ -80,6 +80,14 @@ def test_resume_is_exact(how):
     assert all(ranks.results(2, programs.resumed, how))
 
 
+@pytest.mark.parametrize("policy", ["keep", "average", "reset"])
+@pytest.mark.parametrize("how", [{}, {"ordered": True}, {"codec": "int8"}], ids=str)
+def test_a_process_with_numbers_that_are_not_finite_is_left_out_of_the_round(how, policy):
+    told = ranks.results(3, programs.poisoned, how | {"policies": {"optimizer_state": policy}})
+    assert [counts for _, counts in told] == [[0], [1], [0]]
+    assert all(reference == told[0][0] for reference, _ in told) and torch.isfinite(torch.tensor(told[0][0])).all()
+
+
 def test_every_algorithm_resumes_from_disk_bit_for_bit_in_three_processes(tmp_path):
     names = [name for name, kind in parle.ALGORITHMS.items() if not kind.single]
     assert ranks.results(3, programs.resumed_from_disk, names, str(tmp_path)) == [[], [], []]

@@ -161,9 +161,11 @@ def _encode(value: Any, tensors: dict[str, Tensor]) -> Any:
         tensors[name] = value.detach().cpu().contiguous().clone()
         return {"tensor": name}
     if isinstance(value, dict):
+        if odd := [key for key in value if not (key is None or isinstance(key, (str, int, float)))]:
+            raise TypeError(f"a checkpoint cannot hold a dict with the key {odd[0]!r}")
         return {"dict": [[key, _encode(item, tensors)] for key, item in value.items()]}
     if isinstance(value, (list, tuple)):
-        return {type(value).__name__: [_encode(item, tensors) for item in value]}
+        return {"tuple" if isinstance(value, tuple) else "list": [_encode(item, tensors) for item in value]}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise TypeError(f"a checkpoint cannot hold a {type(value).__name__}")

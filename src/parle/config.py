@@ -3,6 +3,7 @@
 Order of precedence: named option, `--set path=value`, file, default. A key or value that is not known is refused.
 """
 
+import re
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args
@@ -13,6 +14,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from parle.errors import ConfigError, did_you_mean
 
 SMALL = 10_000  # samples; below that, the defaults are more and smaller steps
+
+
+def amount(text: str) -> tuple[float, str]:
+    """The number and unit of `5rounds`, `1epochs`, `10min` or `30s`; ConfigError for anything else.
+
+    >>> amount("10min"), amount("5rounds")
+    ((600.0, 'seconds'), (5.0, 'rounds'))
+    """
+    units = {"round": ("rounds", 1), "epoch": ("epochs", 1), "min": ("seconds", 60), "s": ("seconds", 1), "h": ("seconds", 3600)}
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(rounds?|epochs?|min|s|h)", text.strip())
+    if not found or float(found[1]) <= 0:
+        raise ConfigError(f"checkpoint.every is `{text}`. Write a number above 0 with its unit: 5rounds, 1epochs, 10min, 30s or 1h.")
+    unit, factor = units[found[2] if found[2] in units else found[2].rstrip("s")]
+    return float(found[1]) * factor, unit
 
 
 class Strict(BaseModel):
@@ -120,6 +135,13 @@ class CheckpointConfig(Strict):
     keep: int = Field(2, ge=1, description="the last so many")
     best: bool = Field(True, description="and that of the smallest test error")
 
+    @field_validator("every")
+    @classmethod
+    def _amount(cls, every):
+        if every is not None:
+            amount(every)
+        return every
+
 
 class RunConfig(Strict):
     """A training run."""
@@ -131,7 +153,7 @@ class RunConfig(Strict):
         [], description="settings of the algorithm and the optimizer that follow from the rest; worked out again when an option or --set changes that"
     )
     replicas: int | None = Field(None, ge=1, description="default: 3, or 1 for an algorithm of one replica")
-    epochs: float | None = Field(None, gt=0, description=f"data epochs per replica; default: 5, or 50 below {SMALL:,} samples")
+    epochs: float | None = Field(None, gt=0, le=1_000_000, description=f"data epochs per replica; default: 5, or 50 below {SMALL:,} samples")
     batch_size: int | None = Field(None, ge=1, description=f"per replica; default: 128, or 32 below {SMALL:,} samples")
     seed: int = Field(0, ge=0)
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, or several as cuda:0,cuda:1")

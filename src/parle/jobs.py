@@ -1,5 +1,6 @@
 """From a configuration to a finished run folder, in one process or several."""
 
+import contextlib
 import functools
 import os
 import signal
@@ -31,6 +32,7 @@ def train(settings: config.RunConfig, path: Path, overwrite: bool = False, resum
     """
     show, world = show or Quiet(), World.read()
     if world.launcher is None:
+        resume = resume or (world.restarts > 0 and RunFolder(path).is_of(world.launch_id))
         run = RunFolder.existing(path) if resume else RunFolder(path)
         if resume and run.is_done():
             return run.result()
@@ -51,6 +53,8 @@ def spread(settings: config.RunConfig, samples: int, show: Quiet) -> config.RunC
         return settings
     if config.at_server(settings):
         return settings.model_copy(update={"processes": False})
+    if settings.communicator.elastic and settings.replicas > 1 and hasattr(os, "fork"):
+        return settings.model_copy(update={"processes": True})
     pays = settings.replicas > 1 and launch.cores() > 1 and samples >= config.SMALL and settings.threads is None
     pays = pays and launch.devices(settings.device)[0].type == "cpu" and hasattr(os, "fork")
     if not pays:
@@ -61,6 +65,7 @@ def spread(settings: config.RunConfig, samples: int, show: Quiet) -> config.RunC
 
 
 def _train_in_processes(settings: config.RunConfig, path: Path, overwrite: bool, resume: bool, show: Quiet) -> dict:
+    launch.begin_launch()
     run, elastic, text = RunFolder(path), settings.communicator.elastic, config.to_yaml(settings)
     steps: list[str] = []  # the checkpoint that each start goes back to
     while True:
@@ -68,10 +73,10 @@ def _train_in_processes(settings: config.RunConfig, path: Path, overwrite: bool,
             return processes.run(settings.replicas, _child, (text, str(path), overwrite, resume, show), impatient=elastic)
         except ReplicaLost as error:
             steps.append(max((its.name for its in checkpoint.all_in(run.checkpoints)), default=""))
-            if elastic and steps[-1] and len(steps[-TRIES:]) - len(set(steps[-TRIES:])) < TRIES - 1:
+            if elastic and len(steps[-TRIES:]) - len(set(steps[-TRIES:])) < TRIES - 1:
                 run.event("lost", message=str(error), checkpoint=steps[-1])
-                show.note(f"{error} All start again from {steps[-1]}.")
-                overwrite, resume = False, True
+                show.note(f"{error} All start again from {steps[-1] or 'the beginning'}.")
+                resume = resume or run.is_of(World.read().launch_id)  # else it was lost before it had begun
                 continue
             _note_failure(run, error)
             raise ReplicaLost(f"{error} Continue from the last checkpoint with `parle resume {path}`.") from None
@@ -110,9 +115,8 @@ class _Job:
         communicator = launch.communicator(world, settings)
         self.together = Together(communicator, launch.devices_of(world, launch.devices(settings.device))[0])
         self.run = RunFolder(Path(self.together.texts(str(path))[0]))
-        if world.restarts and not resume:  # by torchrun, after a process was lost
-            begun = "begun" if checkpoint.all_in(self.run.checkpoints) else ""
-            self.resume, self.overwrite = bool(self.together.texts(begun)[0]), True
+        if world.restarts and not resume and self.together.texts("ours" if self.run.is_of(world.launch_id) else "")[0]:
+            self.resume = True  # torchrun has started all again, after one was lost
         found = found or self.together.agree(lambda: load_data(self.settings, self.show))
         self.settings = settling.settled(self.settings, len(found.train))
         if world.size > 1:
@@ -189,7 +193,10 @@ class _Job:
     def _create(self) -> None:
         self.run.create(self.overwrite)
         self.run.write_text(self.run.config, config.to_yaml(self.settings))
-        self.run.write_json(self.run.environment, launch.describe_machine() | {"processes": self.world.size, "launcher": self.world.launcher})
+        self.run.write_json(self.run.environment, self._described())
+
+    def _described(self) -> dict:
+        return launch.describe_machine() | {"processes": self.world.size, "launcher": self.world.launcher, "launch_id": self.world.launch_id}
 
     def _follow(self) -> dict:
         """Follow the training to its end, or to a signal; the last record."""
@@ -229,7 +236,7 @@ class _Job:
     def _tell_refused(self, record: dict) -> None:
         """Say which replicas were left out of rounds since the last record."""
         refused = record.get("refused", [])
-        for replica, (now, before) in enumerate(zip(refused, self._refused or [0] * len(refused), strict=True)):
+        for replica, (now, before) in enumerate(zip(refused, [*self._refused, *[0] * len(refused)], strict=False)):
             if now > before and not config.at_server(self.settings):
                 self.run.event("refused", replica=replica, rounds=now - before, step=record["step"])
                 self.show.caution(
@@ -240,18 +247,20 @@ class _Job:
     def _interrupt(self, number: int) -> None:
         self.keeper.write()
         folder = self.keeper.newest()
+        written = f"the checkpoint {folder} was written" if folder else "no checkpoint could be written, since the numbers are not finite"
         if self.world.rank == 0:
             self.run.write_json(self.run.status, {"state": "interrupted", "exit_code": 128 + number, "step": self.training.step})
             self.run.event("interrupted", step=self.training.step)
         self._log("interrupted", step=self.training.step)
         self.training.close()
-        raise Ended(f"Interrupted; the checkpoint {folder} was written. Continue with `parle resume {self.run.path}`.", 128 + number, everywhere=True)
+        raise Ended(f"Interrupted; {written}. Continue with `parle resume {self.run.path}`.", 128 + number, everywhere=True)
 
     def _go_back(self) -> None:
         before, now = self.keeper.go_back(), self.training.plan.replicas
         if self.world.rank == 0:
+            self._refused = next(reversed(self.run.records()), {}).get("refused", [])
             self.run.write_text(self.run.config, config.to_yaml(self.settings))
-            self.run.write_json(self.run.environment, launch.describe_machine() | {"processes": self.world.size, "launcher": self.world.launcher})
+            self.run.write_json(self.run.environment, self._described())
             if before != now:
                 change = f"{now - before} of them new, from the reference" if now > before else f"{before - now} dropped"
                 self.run.event("resized", before=before, now=now)
@@ -262,7 +271,8 @@ class _Job:
         if isinstance(error, Ended):
             return
         if isinstance(error, DivergedError):
-            error.args = (f"{error} The last finite state is {self.keeper.newest()}.",)
+            with contextlib.suppress(ParleError):  # the disk may have refused it
+                error.args = (f"{error} The last finite state is {self.keeper.newest()}.",)
         if isinstance(error, ReplicaLost) and not self.world.ours:  # else the parent says so
             error.args = (f"{error} Continue from the last checkpoint: start `-m parle resume {self.run.path}` in the same way.",)
         self._log("failed", message=str(error))

@@ -2,12 +2,11 @@
 
 import hashlib
 import json
-import re
 import time
 from pathlib import Path
 
 from parle import checkpoint
-from parle.config import RunConfig
+from parle.config import RunConfig, amount
 from parle.errors import ConfigError
 from parle.launch import World
 from parle.resizing import resized
@@ -58,11 +57,11 @@ class Keeper:
         self._since = {"rounds": self.training.round, "epochs": step / self.training.plan.batches, "seconds": time.monotonic()}
 
     def write(self, kind: int = WRITE) -> None:
-        """Write the state in the background, unless it is not finite."""
+        """Write the state in the background, unless the reference is not finite, which all processes see alike."""
         self._begin_again()
-        state = {"processes": self.world.size, "training": self.training.state_dict()}
+        state = {"processes": self.world.size, "replicas": self.training.plan.replicas, "training": self.training.state_dict()}
         path = self.folder / f"step-{self.training.step:08d}"
-        if not checkpoint.is_finite(state):
+        if not _is_sound(state["training"]):
             return
         if kind & BEST:
             self._best = (self._best[0], path)
@@ -73,10 +72,10 @@ class Keeper:
         """Wait until everything is on the disk."""
         self._writer.flush()
 
-    def newest(self) -> Path:
+    def newest(self) -> Path | None:
         """The newest checkpoint of this process that is on the disk."""
         self.flush()
-        return checkpoint.all_in(self.folder)[-1]
+        return next(reversed(checkpoint.all_in(self.folder)), None)
 
     def go_back(self) -> int:
         """Put the training where the newest checkpoint left it that every process can use; the number of replicas of then.
@@ -108,6 +107,8 @@ class Keeper:
     def _restore(self, name: str) -> int:
         """Take this process's own state, or, where the run was trained in other processes, what concerns it of the states of all."""
         mine = self._read(self.folder / name) if (self.folder / name).is_dir() else None
+        if mine and isinstance(self.training, Serving) and mine["replicas"] != self.training.plan.replicas:
+            raise ConfigError(f"A server goes on with the {mine['replicas']} replicas that it had, got {self.training.plan.replicas}.")
         if mine and mine["processes"] == self.world.size and (isinstance(self.training, Serving) or self._fits(mine["training"])):
             self.training.load_state_dict(mine["training"])
             replicas = self.training.plan.replicas
@@ -126,15 +127,9 @@ class Keeper:
         return checkpoint.read(folder, self._writer.fingerprint)
 
 
-def amount(text: str) -> tuple[float, str]:
-    """The number and unit of `5rounds`, `1epochs`, `10min` or `30s`; ConfigError for anything else.
-
-    >>> amount("10min"), amount("5rounds")
-    ((600.0, 'seconds'), (5.0, 'rounds'))
-    """
-    units = {"round": ("rounds", 1), "epoch": ("epochs", 1), "min": ("seconds", 60), "s": ("seconds", 1), "h": ("seconds", 3600)}
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(rounds?|epochs?|min|s|h)", text.strip())
-    if not found or float(found[1]) <= 0:
-        raise ConfigError(f"checkpoint.every is `{text}`. Write a number above 0 with its unit: 5rounds, 1epochs, 10min, 30s or 1h.")
-    unit, factor = units[found[2] if found[2] in units else found[2].rstrip("s")]
-    return float(found[1]) * factor, unit
+def _is_sound(state: dict) -> bool:
+    """Whether the reference is finite, and with it, of one replica alone, the replica; others begin anew from it where they are not."""
+    if "replicas" not in state:  # a server's, which refuses what is not finite
+        return True
+    its = state["replicas"]
+    return checkpoint.is_finite(its["shared"]) and (state["plan"] > 1 or checkpoint.is_finite(its["vectors"]))

@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,7 +63,14 @@ class World:
     @property
     def restarts(self) -> int:
         """How often torchrun has started the processes again, after one of them was lost."""
-        return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) if self.launcher == "torchrun" else 0
+        count = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        return int(count) if count.isdigit() else 0
+
+    @property
+    def launch_id(self) -> str:
+        """What all starts of one call of torchrun, or of `train --processes`, have in common, and no other has; empty where nobody says."""
+        its = os.environ.get("PARLE_LAUNCH_ID") or os.environ.get("TORCHELASTIC_RUN_ID", "")
+        return "" if its == "none" else its
 
     @property
     def ours(self) -> bool:
@@ -155,6 +163,11 @@ def first_host(nodes: str) -> str:
     if not found:
         raise SetupError("The processes are on several machines, and SLURM_STEP_NODELIST does not name the first. Set MASTER_ADDR to the first host.")
     return found.group(1) + (found.group(2) or "")
+
+
+def begin_launch() -> None:
+    """Give the processes that this one starts from now on a launch of their own."""
+    os.environ["PARLE_LAUNCH_ID"] = uuid.uuid4().hex
 
 
 def surroundings() -> tuple[str, dict[str, str]]:

@@ -1,5 +1,7 @@
 """Replicas whose numbers are not finite: left out of a round with weight 0, and begun anew from the reference."""
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -43,18 +45,18 @@ class Refusals:
                 )
         return self.rows
 
-    def begin_anew(self, rows: list[int], algorithm: Algorithm, reference: Tensor) -> None:
-        """Let replicas start from the reference, with an empty optimizer and sound statistics."""
+    def begin_anew(self, rows: list[int], algorithm: Algorithm, reference: Tensor, averages: bool) -> None:
+        """Let replicas start from the reference, with sound statistics and an empty optimizer, or one of zeros where its vectors are averaged."""
         sound = [replica for row, replica in enumerate(self._replicas) if row not in rows]
         for replica in (self._replicas[row] for row in rows):
             buffers.mend(replica.model)
             if not algorithm.means_gradients:
                 replica.r.params = reference.to(replica.r.params.device).expand_as(replica.r.params)
                 algorithm.start(replica.r)
-                replica.optimizer.state.clear()
+                _forget(replica, averages)
             elif sound and not torch.isfinite(replica.r.params.sum()):  # replicas that stay equal: as one of the others
                 replica.r.params = sound[0].r.params.to(replica.r.params.device)
-                replica.optimizer.load_state_dict(sound[0].optimizer.state_dict())
+                replica.optimizer.load_state_dict(copy.deepcopy(sound[0].optimizer.state_dict()))
 
     def state_dict(self) -> list:
         """How often each replica was left out, and how often in a row."""
@@ -63,6 +65,16 @@ class Refusals:
     def load_state_dict(self, state: list) -> None:
         """Go on from there."""
         self.counts, self._in_a_row = [pair[0] for pair in state], [pair[1] for pair in state]
+
+
+def _forget(replica: Replica, averages: bool) -> None:
+    if not averages:
+        replica.optimizer.state.clear()
+        return
+    for state in replica.optimizer.state.values():  # which stay, since all processes average as many
+        for value in state.values():
+            if isinstance(value, Tensor) and value.is_floating_point() and value.dim():
+                value.zero_()
 
 
 def _is_finite(replica: Replica, gradients: bool, with_optimizer: bool) -> bool:

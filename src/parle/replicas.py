@@ -351,7 +351,7 @@ class Replicas:
     @torch.no_grad()
     def begin_anew(self, rows: list[int]) -> None:
         """Let local replicas start from the reference, with an empty optimizer: new ones, or those whose numbers were not finite."""
-        self.refusals.begin_anew(rows, self.algorithm, self.reference)
+        self.refusals.begin_anew(rows, self.algorithm, self.reference, self.optimizer_state == "average")
 
     def _spread(self, part: Part) -> None:
         """Copy the reference to the devices that do not hold it."""

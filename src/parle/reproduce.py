@@ -17,9 +17,10 @@ from parle.reports import pictures
 from parle.runs import RunFolder
 from parle.servers import Clock
 from parle.simulation import simulate
+from parle.together import Ended
 
 SECONDS, COMPUTE, LOOKS = 100.0, "0.35", 20
-COMPARED = ("model", "data", "algorithm", "replicas", "epochs", "batch_size", "seed", "optimizer", "precision")
+COMPARED = ("model", "data", "algorithm", "replicas", "epochs", "batch_size", "seed", "optimizer", "precision", "start", "buffers", "optimizer_state")
 
 
 def reproduce(
@@ -102,7 +103,9 @@ class _Work:
                     runs[row.name].append(path)
                 except SetupError as error:  # data that are not here
                     runs[row.name] = str(error)
-                except DivergedError as error:
+                except (DivergedError, Ended) as error:
+                    if error.exit_code != DivergedError.exit_code:  # of processes: an interrupt, or one that was lost
+                        raise
                     self.show.caution(f"{path}: {error}")
         if all(isinstance(its, str) for its in runs.values()):
             raise SetupError(next(iter(runs.values())))
@@ -156,7 +159,11 @@ class _Work:
 
     def _check_same(self, settings: config.RunConfig, run: RunFolder) -> None:
         """ConfigError where a run of this name was made with other settings."""
-        here, there = settling.settled(settings, len(load_data(settings, self.show).train)), config.load(run.config)
+        count = len(load_data(settings, self.show).train)
+        here, there = settling.settled(settings, count), config.load(run.config)
+        batches = max(1, settling.samples_of(here, count) // here.batch_size)
+        if settling.milestones(here, batches) != settling.milestones(there, batches) or here.schedule.inner != there.schedule.inner:
+            raise ConfigError(f"{run.path} was made with another schedule of the inner rate. Give the same --set as before, or another --runs-dir.")
         for key in COMPARED:
             if getattr(here, key) != getattr(there, key):
                 raise ConfigError(
@@ -168,18 +175,25 @@ class _Work:
         """The curve of a simulation, from its file if it is there."""
         kind = f"quorum-{quorum}" if isinstance(quorum, int) else f"ramp-{row.quorum_step}"
         file = self.folder / f"{row.name.replace(f'-{row.quorum_step}-', '-', 1)}-{kind}-{seed}.json"
+        options = {"schedule.drops": [], "schedule.outer_drops": [], "schedule.scoping": "off", "communicator.quorum": quorum, "seed": seed, "threads": 1}
         if self.finished and not file.is_file():
             return []
         if file.is_file():
-            return json.loads(file.read_text())["curve"]
+            return self._same_curve(file, self._configured(options | row.settings))
         self.show.note(str(file))
         curve: list[dict] = []
-        options = {"schedule.drops": [], "schedule.outer_drops": [], "schedule.scoping": "off", "communicator.quorum": quorum, "seed": seed, "threads": 1}
         settings = self._configured(options | row.settings)
         clock, seconds = Clock(COMPUTE, f"half:normal(0, {row.deviation})", seed=seed), SECONDS * self.scale
         result = simulate(settings, clock, seconds, every=seconds / LOOKS, show=self.show, watch=curve.append)
         RunFolder(self.folder).write_json(file, {"settings": config.to_yaml(settings), "result": result, "curve": curve})
         return curve
+
+    def _same_curve(self, file: Path, settings: config.RunConfig) -> list[dict]:
+        """The curve in a file; ConfigError where it was made with other settings."""
+        told = json.loads(file.read_text())
+        if config.from_text(told["settings"]) != settings:
+            raise ConfigError(f"{file} was made with other settings. Give the same --set as before, or another --runs-dir.")
+        return told["curve"]
 
 
 def _errors(work: _Work, table: Table, rows: list[Row]) -> tuple[list[dict], Callable]:
@@ -246,6 +260,8 @@ def _alignment(work: _Work, table: Table, rows: list[Row]) -> tuple[list[dict], 
             told |= {"matrix": aligned["overlap"], f"aligned_matrix_{method}": aligned["aligned_overlap"]}
         found.append(told | {"runs": [str(path) for path in its], "paper": table.paper | {"overlap": table.paper[f"overlap {row.name}"]}})
         drawn |= {f"{row.label}, as trained": told["matrix"], f"{row.label}, aligned": told["aligned_matrix_greedy"]}
+    if not drawn:
+        raise DivergedError(f"No two networks have come to their end: {found[0]['missing']}. Lower --set optimizer.lr.")
     return found, lambda picture, title: pictures.matrices(picture, title, drawn)
 
 

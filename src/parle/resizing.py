@@ -1,5 +1,7 @@
 """A training that goes on with another number of replicas, or in another number of processes."""
 
+import copy
+
 from parle.errors import ConfigError
 from parle.training import Training
 
@@ -26,7 +28,8 @@ def resized(states: list[dict], training: Training) -> int:
         return [row for state in states for row in state[key]]
 
     count = len(training.mine)
-    state = {key: mine(of_all(key), fresh[key]) for key in ("optimizers", "streams")}
+    state = {"streams": mine(of_all("streams"), fresh["streams"])}
+    state |= {"optimizers": mine(of_all("optimizers"), [copy.deepcopy(first["optimizers"][0]) for _ in range(count)])}  # emptied below, unless all stay equal
     state |= {key: mine(of_all(key), [first[key][0]] * count) for key in ("since", "taken", "losses", "buffers")}
     shared, steps = its[0]["shared"], [row for part in its for row in part["steps"]]
     vectors = {}

@@ -60,11 +60,15 @@ class RunFolder:
 
     def is_done(self) -> bool:
         """Whether the run has come to its end."""
-        return self.status.is_file() and json.loads(self.status.read_text())["state"] == "done"
+        return _told(self.status, "state") == "done"
 
     def has_failed(self) -> bool:
         """Whether the run has begun and neither come to its end nor been interrupted."""
-        return self.status.is_file() and json.loads(self.status.read_text())["state"] in ("running", "failed")
+        return _told(self.status, "state") in ("running", "failed")
+
+    def is_of(self, launch_id: str) -> bool:
+        """Whether this run was begun by an earlier start of that launch."""
+        return bool(launch_id) and _told(self.environment, "launch_id") == launch_id
 
     def result(self) -> dict:
         """The summary of a run that is done."""
@@ -86,7 +90,10 @@ class RunFolder:
         """Replace a text file in one step."""
         aside = file.with_suffix(file.suffix + ".part")
         try:
-            aside.write_text(text)
+            with open(aside, "w") as content:
+                content.write(text)
+                content.flush()
+                os.fsync(content.fileno())
             os.replace(aside, file)
         except OSError as error:
             raise SetupError(f"{file} cannot be written: {error.strerror}. Free some space, or choose another --runs-dir.") from error
@@ -132,3 +139,11 @@ class RunFolder:
             return safetensors.torch.load_file(self.model)
         except (OSError, safetensors.SafetensorError) as error:
             raise ConfigError(f"The run {self.path} has no usable {self.model.relative_to(self.path)} ({error}). Has it finished?") from error
+
+
+def _told(file: Path, key: str) -> str | None:
+    """What a JSON file says under a key; None where it is missing or damaged."""
+    try:
+        return json.loads(file.read_text())[key]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -32,12 +32,16 @@ def save(path: str | Path, replicas: Replicas, **more: Any) -> None:
     state = {
         "replicas": replicas.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in replicas.optimizers],
+        "kinds": _kinds(replicas),
         "buffers": [dict(model.named_buffers()) for model in replicas.models],
         "random": RandomStream.of_now(replicas.reference.device).state_dict(),
         "more": {name: its.state_dict() if hasattr(its, "state_dict") else its for name, its in more.items()},
     }
+    folder = _folder(path, replicas)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / checkpoint.MANIFEST).is_file():
+        raise ConfigError(f"{folder} holds other things than a checkpoint, which would be lost. Give another path.")
     try:
-        checkpoint.write(_folder(path, replicas), state)
+        checkpoint.write(folder, state)
     except TypeError as error:
         raise ConfigError(
             f"This cannot be saved: {error}. Give numbers, texts, tensors, lists and dicts of them, or things with a state_dict() of such."
@@ -66,6 +70,7 @@ def load(path: str | Path, replicas: Replicas, **more: Any) -> dict[str, Any]:
     saved = state["more"]
     if unknown := sorted(set(more) - set(saved)):
         raise ConfigError(f"{unknown[0]} is not in the checkpoint {path}, which has {', '.join(sorted(saved)) or 'nothing beside the replicas'}.")
+    _check_fits(replicas, state)
     replicas.load_state_dict(state["replicas"])
     for optimizer, its in zip(replicas.optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(its)
@@ -73,11 +78,28 @@ def load(path: str | Path, replicas: Replicas, **more: Any) -> dict[str, Any]:
         for name, buffer in model.named_buffers():
             buffer.copy_(its[name])
     for name, its in more.items():
-        its.load_state_dict(saved[name])
+        try:
+            its.load_state_dict(saved[name])
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ConfigError(f"{name} does not fit what was saved under that name ({type(error).__name__}: {error}).") from error
     RandomStream.of_now(replicas.reference.device).put_in_place(state["random"])
     return {name: value for name, value in saved.items() if name not in more}
 
 
+def _kinds(replicas: Replicas) -> list:
+    """What optimizers and buffers there are, and what the communicator keeps."""
+    optimizers = [[type(its).__name__, [len(group["params"]) for group in its.param_groups]] for its in replicas.optimizers]
+    buffers = [[[name, list(buffer.shape)] for name, buffer in model.named_buffers()] for model in replicas.models]
+    return [optimizers, buffers, sorted(replicas.communicator.state_dict())]
+
+
+def _check_fits(replicas: Replicas, state: dict) -> None:
+    """ConfigError before anything is changed, where something is of another kind than it was."""
+    for what, saved, here in zip(("optimizers", "buffers", "state of the communicator"), state["kinds"], _kinds(replicas), strict=True):
+        if saved != here:
+            raise ConfigError(f"The {what} were {str(saved)[:200]} when this was saved, and are {str(here)[:200]}. Join as it was then.")
+
+
 def _folder(path: str | Path, replicas: Replicas) -> Path:
-    its = replicas.communicator
-    return Path(path) if its.size == its.local else Path(path) / f"replica-{its.first}"
+    its, path = replicas.communicator, Path(path).absolute()
+    return path if its.size == its.local else path / f"replica-{its.first}"

@@ -9,6 +9,8 @@ from torch import Tensor
 from parle.communicators.communicator import Communicator, Wrapped
 from parle.vectors import WHOLE, Part
 
+END = object()  # a proposal may be None
+
 
 class Metered(Wrapped):
     """Any communicator, with exact counts for this process.
@@ -78,9 +80,9 @@ class Metered(Wrapped):
             iterator = iter(vectors)
             while True:
                 asked = time.perf_counter()
-                vector = next(iterator, None)
+                vector = next(iterator, END)
                 forming += time.perf_counter() - asked  # the algorithm's own time is not the communicator's
-                if vector is None:
+                if vector is END:
                     return
                 yield vector
 

@@ -60,8 +60,13 @@ def _columns(shard: Path, image_column: str | None, label_column: str | None) ->
     for name, kind in ((image, "image"), (label, "label")):
         if name not in schema.names:
             raise ConfigError(f"{shard} has no {kind} column {name or ''}; its columns are {', '.join(schema.names)}. Use --set data.{kind}_column=NAME.")
+    return image, label, _reading(shard, lambda: _classes(schema, label))
+
+
+def _classes(schema, label: str) -> int:
+    """The number of classes that the metadata name, or 0."""
     features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    return image, label, len(features.get(label, {}).get("names", []))
+    return len(features.get(label, {}).get("names", []))
 
 
 def _decode(shards: list[Path], image: str, label: str, progress) -> dict[str, Tensor]:
@@ -104,5 +109,5 @@ def _reading(shard: Path, read):
     pyarrow = _pyarrow()
     try:
         return read()
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, TypeError, AttributeError) as error:
         raise ConfigError(f"{shard} cannot be read: {first_line(error)} It may be truncated: fetch it again.") from error
