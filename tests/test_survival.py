@@ -451,3 +451,12 @@ def test_a_torn_status_is_that_of_a_run_that_is_not_done(parle_command):
     assert parle_command("train", "-e", "1", "-n", "2", "--name", "a", "--json").code == 0
     Path("runs/a/status.json").write_text("")
     assert parle_command("resume", "runs/a", "--json").code == 0
+
+
+def test_a_server_goes_on_with_as_many_replicas_as_it_had(parle_command):
+    assert parle_command("train", "-a", "server-sgd", "-n", "3", "--quorum", "2", "-e", "1", "--name", "a", "--json").code == 0
+    run = RunFolder(Path("runs/a"))
+    run.write_json(run.status, {"state": "interrupted"})
+    told = parle_command("resume", "runs/a", "-n", "4")
+    assert told.code == 2 and "A server goes on with the 3 replicas that it had, got 4" in told.err
+    assert parle_command("resume", "runs/a", "--json").code == 0

@@ -74,9 +74,10 @@ def _train_in_processes(settings: config.RunConfig, path: Path, overwrite: bool,
         except ReplicaLost as error:
             steps.append(max((its.name for its in checkpoint.all_in(run.checkpoints)), default=""))
             if elastic and len(steps[-TRIES:]) - len(set(steps[-TRIES:])) < TRIES - 1:
-                run.event("lost", message=str(error), checkpoint=steps[-1])
                 show.note(f"{error} All start again from {steps[-1] or 'the beginning'}.")
-                resume = resume or run.is_of(World.read().launch_id)  # else it was lost before it had begun
+                if run.is_of(World.read().launch_id):  # else it was lost before it had begun
+                    run.event("lost", message=str(error), checkpoint=steps[-1])
+                    resume = True
                 continue
             _note_failure(run, error)
             raise ReplicaLost(f"{error} Continue from the last checkpoint with `parle resume {path}`.") from None

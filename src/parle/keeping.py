@@ -107,11 +107,11 @@ class Keeper:
     def _restore(self, name: str) -> int:
         """Take this process's own state, or, where the run was trained in other processes, what concerns it of the states of all."""
         mine = self._read(self.folder / name) if (self.folder / name).is_dir() else None
-        if mine and isinstance(self.training, Serving) and mine["replicas"] != self.training.plan.replicas:
-            raise ConfigError(f"A server goes on with the {mine['replicas']} replicas that it had, got {self.training.plan.replicas}.")
-        if mine and mine["processes"] == self.world.size and (isinstance(self.training, Serving) or self._fits(mine["training"])):
+        replicas = self.training.plan.replicas
+        if mine and (mine["processes"], mine["replicas"]) == (self.world.size, replicas):
             self.training.load_state_dict(mine["training"])
-            replicas = self.training.plan.replicas
+        elif mine and isinstance(self.training, Serving):
+            raise ConfigError(f"A server goes on with the {mine['replicas']} replicas that it had, got {replicas}.")
         else:
             first = self._read(self.run.checkpoints / name)
             others = [self._read(self.run.checkpoints_of(rank) / name) for rank in range(1, first["processes"])]
@@ -119,9 +119,6 @@ class Keeper:
         error, best = mine["best"]
         self._best = (error, best and self.folder / best)
         return replicas
-
-    def _fits(self, state: dict) -> bool:
-        return state["plan"] == self.training.plan.replicas
 
     def _read(self, folder: Path) -> dict:
         return checkpoint.read(folder, self._writer.fingerprint)

@@ -176,13 +176,10 @@ class _Work:
         kind = f"quorum-{quorum}" if isinstance(quorum, int) else f"ramp-{row.quorum_step}"
         file = self.folder / f"{row.name.replace(f'-{row.quorum_step}-', '-', 1)}-{kind}-{seed}.json"
         options = {"schedule.drops": [], "schedule.outer_drops": [], "schedule.scoping": "off", "communicator.quorum": quorum, "seed": seed, "threads": 1}
-        if self.finished and not file.is_file():
-            return []
-        if file.is_file():
-            return self._same_curve(file, self._configured(options | row.settings))
+        settings, curve = self._configured(options | row.settings), []
+        if file.is_file() or self.finished:
+            return self._same_curve(file, settings) if file.is_file() else []
         self.show.note(str(file))
-        curve: list[dict] = []
-        settings = self._configured(options | row.settings)
         clock, seconds = Clock(COMPUTE, f"half:normal(0, {row.deviation})", seed=seed), SECONDS * self.scale
         result = simulate(settings, clock, seconds, every=seconds / LOOKS, show=self.show, watch=curve.append)
         RunFolder(self.folder).write_json(file, {"settings": config.to_yaml(settings), "result": result, "curve": curve})
