@@ -19,7 +19,17 @@ THREE = [range(0, 1), range(1, 2), range(2, 3)]
 
 def check(rank: int, ranges: list[range], options: dict, exact: bool) -> None:
     """The checks for every communicator, with these replicas in each process."""
-    testing.check_communicator(lambda: parle.TorchDistributed(**options), ranges[rank], exact)
+    testing.check_communicator(lambda: gloo(**options), ranges[rank], exact)
+
+
+def gloo(group=None, **options) -> parle.TorchDistributed:
+    """Over the network, as between machines, unless a test asks for the memory that these processes share."""
+    return parle.TorchDistributed(group, **{"shared_memory": False} | options)
+
+
+def transport_options(how: dict) -> dict:
+    """What a test says of the transport itself."""
+    return {name: how[name] for name in ("ordered", "shared_memory") if name in how}
 
 
 def wrapped(communicator: parle.Communicator, how: dict) -> parle.Communicator:
@@ -52,7 +62,7 @@ def trajectory(rank: int | None, algorithm: parle.Algorithm, how: dict, width: i
     """A training of the wide network: `count` replicas in this process, or as many in one process alone where rank is None."""
     models = [wide(width) for _ in range(count)]
     optimizers = [torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9) for model in models]
-    transport = parle.InProcess() if rank is None else parle.TorchDistributed(ordered=how.get("ordered", False))
+    transport = parle.InProcess() if rank is None else gloo(**transport_options(how))
     replicas = parle.join(models, optimizers, algorithm, wrapped(transport, how), **how.get("policies", {}))
     train_wide(replicas, steps)
     replicas.finish()
@@ -78,7 +88,7 @@ def join_unequal(rank: int, what: str) -> None:
     if odd and what == "frozen":
         model[0].weight.requires_grad_(False)
     algorithm = parle.ElasticSGD() if odd and what == "algorithm" else parle.Parle(rho=0.5 if odd and what == "rho" else 1.0)
-    communicator = parle.TorchDistributed(ordered=odd and what == "ordered")
+    communicator = gloo(ordered=odd and what == "ordered")
     if odd and what == "codec":
         communicator = parle.Compressed(communicator, "int8")
     policies = {"buffers": "keep"} if odd and what == "policy" else {}
@@ -89,13 +99,13 @@ def join_with_functions(rank: int) -> float:
     """A schedule that is a function of the user's has another address in every process."""
     model = wide(10)
     algorithm = parle.Parle(rho=lambda round: 1.0 / (1 + round))
-    return parle.join(model, torch_sgd(model.parameters()), algorithm, parle.TorchDistributed()).reference.sum().item()
+    return parle.join(model, torch_sgd(model.parameters()), algorithm, gloo()).reference.sum().item()
 
 
-def lose(rank: int, how: str, width: int, timeout: float) -> tuple:
+def lose(rank: int, how: str, width: int, timeout: float, shared_memory: bool = False) -> tuple:
     """Process 1 is lost; what the others know then: the error, and whether all is as it was at the last round."""
     model = wide(width)
-    replicas = parle.join(model, torch.optim.SGD(model.parameters(), lr=1e-5), parle.LocalSGD(period=4), parle.TorchDistributed(timeout=timeout))
+    replicas = parle.join(model, torch.optim.SGD(model.parameters(), lr=1e-5), parle.LocalSGD(period=4), gloo(timeout=timeout, shared_memory=shared_memory))
     train_wide(replicas, 5)
     if rank == 1:
         if how == "killed between rounds":
@@ -121,7 +131,7 @@ def lose(rank: int, how: str, width: int, timeout: float) -> tuple:
 
 def steps_differ(rank: int, metered: bool) -> None:
     """Process 1 comes to its end where process 0 comes to a round."""
-    transport = parle.Metered(parle.TorchDistributed()) if metered else parle.TorchDistributed()
+    transport = parle.Metered(gloo()) if metered else gloo()
     replicas = parle.join(model := Vector(start()), torch_sgd(model.parameters()), parle.LocalSGD(period=4), transport)
     advance(replicas, 9 - 5 * rank, offset=rank)
     replicas.finish()
@@ -129,7 +139,7 @@ def steps_differ(rank: int, metered: bool) -> None:
 
 def finish_after_a_skipped_step(rank: int) -> tuple[int, float]:
     """Process 1 has skipped a step within a round: it holds the others' last round when it finishes."""
-    replicas = parle.join(model := Vector(start()), torch_sgd(model.parameters()), parle.LocalSGD(period=4), parle.TorchDistributed())
+    replicas = parle.join(model := Vector(start()), torch_sgd(model.parameters()), parle.LocalSGD(period=4), gloo())
     advance(replicas, 7 - rank, offset=rank)
     replicas.finish()
     return replicas.round, replicas.params.sum().item()
@@ -138,7 +148,7 @@ def finish_after_a_skipped_step(rank: int) -> tuple[int, float]:
 def lose_under_way(rank: int) -> tuple[str, str, bool]:
     """Process 1 is lost while a round is under way: what process 0 hears when it goes on, and again, and whether its reference moved."""
     model = wide(40)
-    transport = parle.Overlapped(parle.TorchDistributed(timeout=20), 4)
+    transport = parle.Overlapped(gloo(timeout=20), 4)
     replicas = parle.join(model, torch.optim.SGD(model.parameters(), lr=1e-4), parle.LocalSGD(period=4), transport)
     train_wide(replicas, 4 - rank)
     if rank == 1:
@@ -158,7 +168,7 @@ def kinds_of_numbers(rank: int, kind: torch.dtype) -> tuple[float, list]:
     model = wide(10, kind=kind)
     for number, its in enumerate((torch.int16, torch.bool, torch.float16, torch.int64)):
         model.register_buffer(f"buffer{number}", torch.full((3,), 1 - rank).to(its))
-    replicas = parle.join(model, torch.optim.SGD(model.parameters(), lr=0.1), parle.LocalSGD(period=1), parle.TorchDistributed(ordered=True))
+    replicas = parle.join(model, torch.optim.SGD(model.parameters(), lr=0.1), parle.LocalSGD(period=1), gloo(ordered=True))
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, float(rank))
     replicas.optimizers[0].step()
@@ -168,7 +178,7 @@ def kinds_of_numbers(rank: int, kind: torch.dtype) -> tuple[float, list]:
 
 def messages_of_a_round(rank: int) -> tuple[int, int, list[int]]:
     """How many messages rounds and all send, and in which steps rounds fall."""
-    replicas = parle.join(model := wide(30), torch_sgd(model.parameters()), parle.LocalSGD(period=3), parle.TorchDistributed())
+    replicas = parle.join(model := wide(30), torch_sgd(model.parameters()), parle.LocalSGD(period=3), gloo())
     calls, begin, rounds = [], dist.all_reduce, []
     dist.all_reduce = lambda *arguments, **options: calls.append(1) or begin(*arguments, **options)
     for step in range(10):
@@ -186,9 +196,7 @@ def policies(rank: int, ranks: int) -> dict:
         model[1].running_mean += rank
         model[0].bias.requires_grad_(False)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1, momentum=0.9)
-    replicas = parle.join(
-        model, optimizer, parle.LocalSGD(period=2), parle.Metered(parle.TorchDistributed(ordered=True)), buffers="average", optimizer_state="average"
-    )
+    replicas = parle.join(model, optimizer, parle.LocalSGD(period=2), parle.Metered(gloo(ordered=True)), buffers="average", optimizer_state="average")
     equal = {"frozen": model[0].bias.tolist(), "start": model[1].running_mean.tolist()}
     for step in range(2):
         optimizer.zero_grad()
@@ -203,7 +211,7 @@ def resumed(rank: int, how: dict) -> bool:
 
     def fresh() -> parle.Replicas:
         model = wide(40)
-        transport = wrapped(parle.TorchDistributed(ordered=how.get("ordered", False)), how)
+        transport = wrapped(gloo(**transport_options(how)), how)
         return parle.join(model, torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9), how["algorithm"], transport)
 
     def ended(replicas: parle.Replicas) -> torch.Tensor:
@@ -230,9 +238,7 @@ def poisoned(rank: int, how: dict) -> tuple[list[float], list[int]]:
     """A training in which process 1 comes to a round with NaN: the reference, and how often this process was left out."""
     model = wide(40)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
-    replicas = parle.join(
-        model, optimizer, parle.LocalSGD(period=3), wrapped(parle.TorchDistributed(ordered=how.get("ordered", False)), how), **how["policies"]
-    )
+    replicas = parle.join(model, optimizer, parle.LocalSGD(period=3), wrapped(gloo(**transport_options(how)), how), **how["policies"])
     train_wide(replicas, 5)
     if rank == 1:
         replicas.params.fill_(float("nan"))
@@ -257,7 +263,7 @@ def resumed_from_disk(rank: int, names: list[str], folder: str) -> list[str]:
         plan = plans.plan_for(settling.settled(settings, len(found.train)), found)
 
         def fresh(plan=plan) -> Training:
-            return Training(plan, parle.TorchDistributed(ordered=True), mine=range(rank, rank + 1))
+            return Training(plan, gloo(ordered=True), mine=range(rank, rank + 1))
 
         ends = []
         for cut in (None, 11):
@@ -284,7 +290,7 @@ def data_parallel_replicas(rank: int) -> dict:
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replica", "data"))
     model = DistributedDataParallel(wide(20, kind=torch.float64), process_group=mesh["data"].get_group())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
-    replicas = parle.join(model, optimizer, parle.Parle(period=3), parle.TorchDistributed(mesh["replica"], ordered=True))
+    replicas = parle.join(model, optimizer, parle.Parle(period=3), gloo(mesh["replica"], ordered=True))
     replica, part = divmod(rank, 2)
     for step in range(9):
         inputs = torch.randn(16, 8, generator=torch.Generator().manual_seed(1000 * step + replica), dtype=torch.float64)[part::2]
@@ -301,7 +307,7 @@ def join_sharded(rank: int, how: str) -> None:
 
     mesh = init_device_mesh("cpu", (2,))
     model = fully_shard(wide(20), mesh=mesh) if how == "DTensor" else FullyShardedDataParallel(wide(20), device_id=torch.device("cpu"))
-    parle.join(model, torch.optim.SGD(model.parameters(), lr=0.1), parle.LocalSGD(), parle.TorchDistributed())
+    parle.join(model, torch.optim.SGD(model.parameters(), lr=0.1), parle.LocalSGD(), gloo())
 
 
 def join_again(rank: int, port: int) -> list[float]:
@@ -309,7 +315,7 @@ def join_again(rank: int, port: int) -> list[float]:
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE="True")
     found = []
     for seed in range(4):
-        replicas = parle.join(model := wide(10, seed), torch_sgd(model.parameters()), parle.LocalSGD(period=2), parle.TorchDistributed(timeout=20))
+        replicas = parle.join(model := wide(10, seed), torch_sgd(model.parameters()), parle.LocalSGD(period=2), gloo(timeout=20))
         train_wide(replicas, 2)
         found.append(replicas.reference.sum().item())
         replicas.close()
@@ -325,7 +331,7 @@ def drop_in(rank: int) -> dict:
     rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=[0.05, 0.02], total_steps=12)
     scaler, hooks = torch.amp.GradScaler("cpu"), []
     optimizer.register_step_post_hook(lambda *_: hooks.append(1))
-    replicas = parle.join(model, optimizer, parle.Parle(period=4), parle.TorchDistributed())
+    replicas = parle.join(model, optimizer, parle.Parle(period=4), gloo())
     data = torch.utils.data.TensorDataset(torch.randn(192, 8, generator=torch.Generator().manual_seed(rank)), torch.arange(192) % 2)
     loader = torch.utils.data.DataLoader(data, batch_size=8, num_workers=1)
     for number, (inputs, labels) in enumerate(loader):
@@ -343,6 +349,19 @@ def drop_in(rank: int) -> dict:
     return {"round": replicas.round, "hooks": len(hooks), "rate": optimizer.param_groups[0]["lr"], "reference": replicas.reference.numpy().copy()}
 
 
+def without_the_folder(rank: int, offered: str) -> tuple[bool, list[float]]:
+    """A training in which process 1 cannot share memory, or says something else than where its memory is; whether rounds went through it."""
+    from parle.communicators import shared_memory
+
+    if rank == 1 and offered == "no folder":
+        shared_memory.FOLDER = Path("/nowhere")
+    if rank == 1 and offered != "no folder":
+        shared_memory.SharedRows.offer = lambda self, rows: offered
+    replicas = parle.join(model := wide(40), torch.optim.SGD(model.parameters(), lr=0.02), parle.LocalSGD(period=4), gloo(shared_memory=True))
+    train_wide(replicas, 4)
+    return replicas.communicator._rows is not None, replicas.reference.tolist()
+
+
 def on_the_wire(rank: int, how: dict, width: int) -> tuple[int, int]:
     """Bytes that both processes have counted in five rounds, and that the kernel has seen on loopback meanwhile."""
 
@@ -353,7 +372,7 @@ def on_the_wire(rank: int, how: dict, width: int) -> tuple[int, int]:
         return int(line.split()[9])
 
     model = wide(width)
-    transport = wrapped(parle.TorchDistributed(ordered=how.get("ordered", False)), how)
+    transport = wrapped(gloo(**transport_options(how)), how)
     replicas = parle.join(model, torch.optim.SGD(model.parameters(), lr=1e-4), parle.LocalSGD(period=1), transport)
     before = seen()
     train_wide(replicas, 5)
@@ -363,7 +382,7 @@ def on_the_wire(rank: int, how: dict, width: int) -> tuple[int, int]:
 def unequal(rank: int, periods: tuple[int, ...], rounds: int, weigh: str) -> dict:
     """One replica a process, each with a period of its own, on the small problem; a last round of fewer steps."""
     model = Vector(start())
-    meter = parle.Metered(parle.TorchDistributed(ordered=True))
+    meter = parle.Metered(gloo(ordered=True))
     replicas = parle.join(model, torch_sgd(model.parameters()), parle.LocalSGD(period=periods, weigh=weigh), meter)
     advance(replicas, periods[rank] * rounds + (2, 1, 0)[rank], offset=rank)
     replicas.finish()
@@ -373,7 +392,7 @@ def unequal(rank: int, periods: tuple[int, ...], rounds: int, weigh: str) -> dic
 def by_time(rank: int, weigh: str) -> dict:
     """Processes of unequal speed and unequal length that meet by the clock."""
     model = Vector(start())
-    replicas = parle.join(model, torch_sgd(model.parameters()), parle.LocalSGD(period=parle.Seconds(0.1), weigh=weigh), parle.TorchDistributed())
+    replicas = parle.join(model, torch_sgd(model.parameters()), parle.LocalSGD(period=parle.Seconds(0.1), weigh=weigh), gloo())
     steps = 0
     for step in range((120, 12)[rank]):
         time.sleep((0.004, 0.03)[rank])
@@ -388,7 +407,7 @@ def by_time(rank: int, weigh: str) -> dict:
 def adapting(rank: int) -> list[int]:
     """A period that follows a loss which differs from process to process: the periods that came of it."""
     model, found, step = Vector(start()), [], 0
-    replicas = parle.join(model, torch_sgd(model.parameters()), parle.LocalSGD(period=parle.AdaComm(9)), parle.TorchDistributed())
+    replicas = parle.join(model, torch_sgd(model.parameters()), parle.LocalSGD(period=parle.AdaComm(9)), gloo())
     while replicas.round < 5:
         found.append(replicas.steps_to_round)
         for _ in range(found[-1]):
@@ -402,7 +421,7 @@ def adapting(rank: int) -> list[int]:
 def adapting_unequally(rank: int) -> dict:
     """A period that adapts, in processes whose loops are of unequal length."""
     model = Vector(start())
-    meter = parle.Metered(parle.TorchDistributed())
+    meter = parle.Metered(gloo())
     replicas = parle.join(model, torch_sgd(model.parameters()), parle.LocalSGD(period=parle.QSR(4, alpha=1e-9)), meter)
     advance(replicas, (10, 6)[rank], offset=rank)
     replicas.finish()

@@ -115,6 +115,7 @@ class CommunicatorConfig(Strict):
     bound: int | None = Field(None, ge=0, description="server: rounds that a replica may be ahead of the slowest one")
     address: str | None = Field(None, description="ray: that of a cluster; default: a Ray of its own on this machine")
     ordered: bool = Field(False, description="add up in the order of the replicas: the same bits in one process and in several")
+    shared_memory: bool = Field(True, description="between processes of one machine, read each other's proposals in memory instead of sending them")
     timeout: float = Field(300.0, gt=0, description="seconds after which a process that does not answer is lost")
     codec: str | None = Field(None, description="send bf16, int8, int4 or topk(0.01) instead of float32")
     elastic: bool = Field(False, description="when a process of our own is lost, start all again from the last checkpoint")

@@ -98,10 +98,10 @@ def communicator(world: World, settings: RunConfig) -> Communicator:
     if world.launcher is None:
         made: Communicator = InProcess()
     elif its.transport == "mpi" or (its.transport == "auto" and world.launcher in ("mpi", "openmpi")):
-        made = MPI(ordered=its.ordered, timeout=its.timeout, launched=world.size)
+        made = MPI(ordered=its.ordered, timeout=its.timeout, launched=world.size, shared_memory=its.shared_memory)
     else:
         _prepare_rendezvous(world, its.timeout)
-        made = TorchDistributed(ordered=its.ordered, timeout=its.timeout)
+        made = TorchDistributed(ordered=its.ordered, timeout=its.timeout, shared_memory=its.shared_memory)
     if its.codec:
         made = Compressed(made, its.codec)
     return Overlapped(made, its.delay) if its.delay else made

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from parle.communicators.communicator import Communicator, require_present
 from parle.communicators.in_process import add_up
+from parle.communicators.shared_memory import SharedRows
 from parle.errors import ConfigError, JoinError, ReplicaLost
 from parle.vectors import WHOLE, Part
 
@@ -25,6 +26,9 @@ class Collective(Communicator):
     Vectors are summed in memory of their own, so that a process that dies on the way leaves every parameter as it was. The sum
     of a ring depends on the number of processes in its last digit; `ordered` sends every vector to every process instead and
     adds them in the order of the replicas, which gives bit for bit what `InProcess` gives.
+
+    On one machine, with `shared_memory`, the proposals of a round lie in memory that all processes read, and only the news
+    behind them are sent; each adds them up in the order of the replicas. They are counted as the ring would send them.
     """
 
     ranks: int  # processes, of which this one is number `rank`
@@ -33,11 +37,13 @@ class Collective(Communicator):
     checks_first: bool = False  # whether rounds are announced by a message of their own, not by the tail of the vector
     _absent: int = 0  # replicas of all processes that the last round did without
     lost: bool = False  # whether a process was: what has come of a round since then is no mean
+    encoded: bool = False  # whether rounds gather encoded proposals, and form no sums
+    _rows: SharedRows | None = None
 
-    def __init__(self, ordered: bool, timeout: float):
+    def __init__(self, ordered: bool, timeout: float, shared_memory: bool):
         if not timeout > 0:
             raise ConfigError(f"timeout must be a number of seconds above 0, got {timeout!r}: a lost process is noticed when it is over.")
-        self.ordered, self.timeout = ordered, timeout
+        self.ordered, self.timeout, self.shared_memory = ordered, timeout, shared_memory
 
     @abstractmethod
     def connect(self, device: torch.device) -> None:
@@ -64,13 +70,25 @@ class Collective(Communicator):
         self.compare({"communicator": f"{type(self).__name__} with ordered={self.ordered}"} | (terms or {}))
         self._counts = [int(count) for count in self._gather(torch.tensor([self.local], device=self.device))]
         self.size, self.first = sum(self._counts), sum(self._counts[: self.rank])
+        self._length, wide = starts[0].numel(), _wide(starts[0].dtype)
+        self._rows = self._shared_rows(wide)
         self._one_by_one = self.ordered and self.size > 2  # the sum of two is the same in either order
-        self.checks_first = self._one_by_one or (center is not None and center.algorithm.in_fragments)  # of unequal lengths
-        self._scratch = torch.zeros(starts[0].numel() + TAIL, dtype=_wide(starts[0].dtype), device=self.device)
+        self.checks_first = self.encoded or (not self._rows and (self._one_by_one or (center is not None and center.algorithm.in_fragments)))
+        self._scratch = torch.zeros(0 if self._rows or self.encoded else self._length + TAIL, dtype=wide, device=self.device)
         self._sums, self._sent_up_to = [], 0
         reference = self.of_first(starts[0]) if common else self.mean(starts)
         self.center, self.sent = center, 0
         return reference
+
+    def _shared_rows(self, dtype: torch.dtype) -> SharedRows | None:
+        """Rows for the proposals of all replicas, where all processes are on one machine that has the memory."""
+        rows = SharedRows(self._length, dtype)
+        wanted = self.shared_memory and not self.encoded and self.device.type == "cpu" and self.ranks > 1
+        offers = self.texts(rows.offer(self.local) if wanted else "")
+        failed = torch.tensor([0.0 if rows.attach(offers, self._counts) else 1.0], device=self.device)
+        self._begin_sum(failed)()
+        rows.withdraw()
+        return None if failed.item() else rows
 
     def mean(self, vectors: Iterable[Tensor]) -> Tensor:
         vectors = iter(vectors)
@@ -98,13 +116,15 @@ class Collective(Communicator):
     def cost_of_mean(self, vector: Tensor) -> int:
         if self._one_by_one:
             return self.cost_of_gather(vector)
-        return round(2 * (self.ranks - 1) * vector.numel() / self.ranks) * _wide(vector.dtype).itemsize  # a ring's law
+        return self._cost_of_sum(vector.numel(), _wide(vector.dtype).itemsize)
 
     def cost_of_gather(self, vector: Tensor) -> int:
         return (self.ranks - 1) * max(self._counts) * vector.nbytes
 
     def begin(self, proposals: Iterable[Tensor | None], part: Part = WHOLE) -> Callable[[], Tensor]:
-        begin, end, _ = part.place.indices(len(self._scratch) - TAIL)
+        if self._rows:
+            return self._begin_in_shared_memory(proposals, part)
+        begin, end, _ = part.place.indices(self._length)
         scratch, reference = self._scratch[begin:end], self.center.shared.reference
         if part.first:
             self._sent_up_to = begin
@@ -122,14 +142,41 @@ class Collective(Communicator):
             self._send(end, last=part.last, absent=absent)
 
         def finish() -> Tensor:
-            if self._sums or self.lost:
-                self._wait()
-            present = self.size - self._absent
-            require_present(present)
+            present = self._present()
             mean = scratch if present == self.size else scratch * (self.size / present)
             return self.center.merge(mean.to(reference), present, part, self.size)
 
         return finish
+
+    def _begin_in_shared_memory(self, proposals: Iterable[Tensor | None], part: Part) -> Callable[[], Tensor]:
+        if part.first:
+            self._rows.turn()
+            self._away = 0
+        own, all_rows, absent = self._rows.own(self.rank, part.place), self._rows.all(part.place), 0
+        for row, proposal in zip(own, proposals, strict=True):
+            absent += proposal is None
+            row.zero_() if proposal is None else row.copy_(proposal)
+        self._away += own[0].numel()
+        if part.last:
+            self.sent += self._cost_of_sum(self._away + TAIL, own[0].element_size())
+            self._tail = self._news(0, False, absent)
+            self._sums.append(self._begin_sum(self._tail))
+
+        def finish() -> Tensor:
+            present = self._present()
+            mean = torch.add(*all_rows[:2]) if len(all_rows) > 1 else all_rows[0].clone()
+            for row in all_rows[2:]:
+                mean.add_(row)
+            return self.center.merge(mean.div_(present).to(self.center.shared.reference), present, part, self.size)
+
+        return finish
+
+    def _present(self) -> int:
+        """How many replicas have proposed, when all have."""
+        if self._sums or self.lost:
+            self._wait()
+        require_present(self.size - self._absent)
+        return self.size - self._absent
 
     def check_round(self, absent: int = 0) -> int:
         self._vote(0, False, absent)
@@ -138,16 +185,18 @@ class Collective(Communicator):
     def ready_to_finish(self, stepped: bool) -> bool:
         if self.checks_first:
             return self._vote(1, stepped)
+        if self._rows:
+            return self._vote(1, stepped)
         self._scratch.zero_()  # as long a message as that of a round, in which another process may be: lengths must never differ
         self._sent_up_to = 0
-        self._send(len(self._scratch) - TAIL, last=True, ends=1, stepped=stepped)
+        self._send(self._length, last=True, ends=1, stepped=stepped)
         return self._wait()
 
     def meet(self) -> None:
         self._sum(torch.zeros(1, device=self.device))()
 
     def close(self) -> None:
-        self.center = None
+        self.center, self._rows = None, None
         self._sums = []
 
     def _send(self, end: int, last: bool, ends: int = 0, stepped: bool = False, absent: int = 0) -> None:
@@ -203,8 +252,11 @@ class Collective(Communicator):
         return absent
 
     def _sum(self, vector: Tensor) -> Callable[[], None]:
-        self.sent += round(2 * (self.ranks - 1) * vector.numel() / self.ranks) * vector.element_size()
+        self.sent += self._cost_of_sum(vector.numel(), vector.element_size())
         return self._begin_sum(vector)
+
+    def _cost_of_sum(self, length: int, bytes_each: int) -> int:
+        return round(2 * (self.ranks - 1) * length / self.ranks) * bytes_each  # a ring's law
 
     def _add_in_order(self, vectors: list[Tensor], into: Tensor) -> None:
         """The sum of the vectors of all replicas, added up in their order."""

@@ -38,12 +38,12 @@ class Compressed(Wrapped):
 
     def open(self, center, starts: Iterable[Tensor], common: bool, terms: dict | None = None) -> Tensor:
         starts = list(starts)
+        self.inner.encoded = True
         reference = self.inner.open(center, starts, common, (terms or {}) | {"codec": repr(self.codec)})
         self._points = center is not None and center.algorithm.proposes_points
         wide = torch.promote_types(reference.dtype, torch.float32)  # what is rounded away here would never be sent
         self._kept = [reference.to(start.device, wide, copy=True) if self._points else torch.zeros_like(start, dtype=wide) for start in starts]
         self._mean = reference.to(wide, copy=True) if self._points else None
-        self.inner.checks_first = True
         payload = self.codec.encode(starts[0])
         shorter, plain = self.inner.cost_of_gather(payload), self.inner.cost_of_mean(starts[0])
         if shorter >= plain > 0:

@@ -19,9 +19,9 @@ PATIENCE = 3.0  # seconds in which they do
 class MPI(Collective):
     """The replicas of all processes of an MPI communicator (mpi4py), by default COMM_WORLD.
 
-    `ordered` adds up in the order of the replicas, bit for bit as `InProcess`. `timeout` is in seconds: a process that does not
-    answer for so long is lost, and the others raise ReplicaLost; of a process that has died, MPI itself ends the whole job.
-    `launched` is the number of processes that the launcher started, where it is known. Messages go through the host's memory.
+    `ordered` and `shared_memory` are those of `TorchDistributed`. `timeout` is in seconds: a process that does not answer for so
+    long is lost, and the others raise ReplicaLost; of a process that has died, MPI itself ends the whole job. `launched` is the
+    number of processes that the launcher started, where it is known. Messages go through the host's memory.
     Raises SetupError without mpi4py or an MPI library, and where the library does not belong to the launcher: such processes
     each find themselves alone.
 
@@ -29,8 +29,8 @@ class MPI(Collective):
     False
     """
 
-    def __init__(self, comm=None, *, ordered: bool = False, timeout: float = 300.0, launched: int | None = None):
-        super().__init__(ordered, timeout)
+    def __init__(self, comm=None, *, ordered: bool = False, timeout: float = 300.0, launched: int | None = None, shared_memory: bool = True):
+        super().__init__(ordered, timeout, shared_memory)
         self._given, self._launched, self._comm = comm, launched, None
 
     def connect(self, device: torch.device) -> None:

@@ -30,15 +30,17 @@ class TorchDistributed(Collective):
     `group` is a process group, a one-dimensional device mesh, or None for the default group, which is made when there is none
     yet: over nccl where the replicas lie on GPUs, else over gloo. `ordered` adds up in the order of the replicas, bit for bit
     as `InProcess`. `timeout`, in seconds, becomes that of the group: a process that does not answer for so long is lost, and the
-    others close the group and raise ReplicaLost. A replica may itself be data-parallel: give `mesh["replica"]` of a mesh whose other dimension is the
-    DistributedDataParallel's. Raises SetupError where no group can be made.
+    others close the group and raise ReplicaLost. With `shared_memory`, the processes of one machine read each other's proposals
+    there, which is faster than to send them, and add them up in the order of the replicas. A replica may itself be
+    data-parallel: give `mesh["replica"]` of a mesh whose other dimension is the DistributedDataParallel's. Raises SetupError
+    where no group can be made.
 
     >>> TorchDistributed(timeout=60).ordered
     False
     """
 
-    def __init__(self, group=None, *, ordered: bool = False, timeout: float = 300.0):
-        super().__init__(ordered, timeout)
+    def __init__(self, group=None, *, ordered: bool = False, timeout: float = 300.0, shared_memory: bool = True):
+        super().__init__(ordered, timeout, shared_memory)
         self._given, self._group, self._made = group, None, False
 
     def connect(self, device: torch.device) -> None:
