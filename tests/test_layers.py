@@ -11,7 +11,7 @@ SOURCE = Path(parle.__file__).parent
 LAYERS = {
     0: ["algorithm", "schedules", "vectors", "buffers", "errors", "optimizer_state", "random_streams", "named", "sharpness"],
     1: ["algorithms", "communicators"],
-    2: ["center", "replica", "joining", "meeting", "pace", "refusing", "replicas"],
+    2: ["center", "replica", "joining", "meeting", "pace", "refusing", "one_pass", "replicas"],
     3: ["hierarchy", "saving", "checkpoint", "metrics", "testing", "runs", "servers"],
     4: ["permutations", "alignment", "flatness", "models", "data", "recipes", "training", "serving", "resizing", "reports"],
     5: ["config", "settling", "launch", "together", "processes", "plans", "keeping", "jobs", "anatomy", "simulation", "reproduce"],

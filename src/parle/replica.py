@@ -17,6 +17,7 @@ class Replica:
         self.index, self.model, self.optimizer, self.layout, self.r = index, model, optimizer, layout, r
         self.parameters, self._paths = layout.parameters(model), [name.split(".") for name in layout.names]
         self.steps = 0
+        self.one_pass = None  # what takes the steps of a large network in one pass over memory
         self.waiting: list[dict] | None = None  # the optimizer's settings, while its step waits for a round
         self._pointers = [p.data_ptr() for p in self.parameters]
         self._hooks = []

@@ -22,6 +22,7 @@ from parle.center import Center
 from parle.communicators import Communicator, InProcess
 from parle.errors import ConfigError, JoinError
 from parle.meeting import Meeting, parts_of
+from parle.one_pass import OnePass, chosen
 from parle.pace import Pace
 from parle.refusing import Refusals
 from parle.replica import Replica
@@ -39,13 +40,15 @@ def join(
     start: str = "common",
     buffers: str = "recompute",
     optimizer_state: str = "keep",
+    one_pass: bool | None = None,
 ) -> "Replicas":
     """Couple replicas: from here on, their optimizers' `step()` also speaks to the other replicas.
 
     `models` and `optimizers` are one each, or lists of the replicas of this process; `communicator` is `InProcess()` where
     none is given. Policies: `start` is `common` (every replica starts from the first) or `own`; `buffers` says what happens
     to BatchNorm statistics (`recompute` for the solution, `average` at rounds, `keep`); `optimizer_state` says what happens
-    to momentum and the like at a round (`keep`, `average`, `reset`). Raises JoinError or ConfigError where that cannot work.
+    to momentum and the like at a round (`keep`, `average`, `reset`). `one_pass` compiles force, SGD's step and track into one pass
+    over memory, by default where the network is large enough for that to pay (docs/performance.md). Raises JoinError or ConfigError where that cannot work.
 
     >>> import parle
     >>> models = [nn.Linear(2, 1) for _ in range(3)]
@@ -61,13 +64,13 @@ def join(
     joining.check_policy("optimizer_state", optimizer_state, state_policies.POLICIES)
     if communicator is not None and not isinstance(communicator, Communicator):
         raise ConfigError(f"join needs a communicator such as parle.InProcess(), got {communicator!r}.")
-    return Replicas(models, optimizers, algorithm, communicator or InProcess(), start, buffers, optimizer_state)
+    return Replicas(models, optimizers, algorithm, communicator or InProcess(), start, buffers, optimizer_state, one_pass)
 
 
 class Replicas:
     """The coupled replicas of this process; made by `parle.join`."""
 
-    def __init__(self, models, optimizers, algorithm, communicator, start: str, buffers: str, optimizer_state: str):
+    def __init__(self, models, optimizers, algorithm, communicator, start: str, buffers: str, optimizer_state: str, one_pass: bool | None):
         self.layout = joining.check_members(models, optimizers, algorithm)
         self.algorithm, self.communicator = algorithm, communicator
         self.buffers, self.optimizer_state, self._common = buffers, optimizer_state, start == "common"
@@ -88,6 +91,7 @@ class Replicas:
         for index, (model, optimizer, (block, row)) in enumerate(zip(models, optimizers, places, strict=True), communicator.first):
             replica = Replica(index, model, optimizer, self.layout, self._blocks[block].row(row))
             replica.hook(self._before, self._after)
+            replica.one_pass = OnePass(replica, bool(one_pass)) if chosen(one_pass, algorithm, replica) else None
             self._replicas.append(replica)
         self.pace = Pace(algorithm, self._replicas, communicator)
         self.refusals = Refusals(self._replicas)
@@ -293,14 +297,15 @@ class Replicas:
         if self.algorithm.round_before_step:
             with self._lock:  # replicas on several devices step in threads
                 self._meet_on_gradients(replica)
-        elif (force := self._now.force(replica.r)) is not None:
+        elif not (replica.one_pass and replica.one_pass.take(self._now)) and (force := self._now.force(replica.r)) is not None:
             replica.add_force(force)
 
     @torch.no_grad()
     def _after(self, replica: Replica) -> None:
         if replica.waiting and not self._releasing:
             return
-        self._now.track(replica.r)
+        if not (replica.one_pass and replica.one_pass.give_back()):
+            self._now.track(replica.r)
         if self.algorithm.round_before_step:
             return
         with self._lock:
