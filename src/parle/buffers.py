@@ -38,6 +38,17 @@ def preserved(model: nn.Module) -> Iterator[None]:
             layer.momentum = momentum
 
 
+def to_be_estimated(model: nn.Module, policy: str, loader: Iterable | None) -> bool:
+    """Whether a solution needs statistics of its own; ConfigError where it does and there is no loader."""
+    needed = policy == "recompute" and with_statistics(model)
+    if needed and loader is None:
+        raise ConfigError(
+            "solution() needs a loader of training data here: the model has BatchNorm, and a replica's running statistics do not fit the "
+            'solution. Call solution(loader), or join with buffers="average" or buffers="keep".'
+        )
+    return bool(needed)
+
+
 def recompute(model: nn.Module, loader: Iterable) -> None:
     """Estimate the running statistics again, as the plain average over the batches of `loader`, with dropout off.
 

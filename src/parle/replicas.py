@@ -193,12 +193,7 @@ class Replicas:
         """
         first = self._replicas[0]
         first.check_in_place()
-        recompute = self.buffers == "recompute" and buffer_policies.with_statistics(first.model)
-        if recompute and loader is None:
-            raise ConfigError(
-                "solution() needs a loader of training data here: the model has BatchNorm, and a replica's running statistics do not fit the "
-                'solution. Call solution(loader), or join with buffers="average" or buffers="keep".'
-            )
+        recompute = buffer_policies.to_be_estimated(first.model, self.buffers, loader)
         vector, saved = self.solution_vector() if vector is None else vector, first.r.params.clone()
         with buffer_policies.preserved(first.model):
             try:
