@@ -25,16 +25,16 @@ AT_ONCE = Ours()
 WAYS = [AT_ONCE, Ours(codec="bf16"), Ours(codec="int8"), Ours(codec="int4"), Ours(delay=20), BEST["100mbit"], Ours(codec="int8", delay=24), BEST["20mbit"]]
 
 
-def error_of(way: Ours, data, epochs: int, seed: int) -> tuple[float, parle.Metered]:
+def error_of(way: Ours, model: str, data, epochs: int, seed: int) -> tuple[float, parle.Metered]:
     """The test error of the solution, in percent."""
     torch.manual_seed(seed)
     images, labels = data["train"]
-    models = [builder("lenet", tuple(images.shape[1:]), 10)().train() for _ in range(REPLICAS)]
+    models = [builder(model, tuple(images.shape[1:]), 10)().train() for _ in range(REPLICAS)]
     optimizers = [torch.optim.SGD(model.parameters(), lr=RATE, momentum=0.9, nesterov=True) for model in models]
     steps = len(images) // BATCH
     rates = [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps) for optimizer in optimizers]
     meter = parle.Metered(way.communicator(parle.InProcess()))
-    replicas = parle.join(models, optimizers, way.algorithm(period=min(PERIOD, max(steps, way.delay))), meter)
+    replicas = parle.join(models, optimizers, way.algorithm(period=PERIOD), meter)
     for _ in range(epochs):
         orders = [torch.randperm(len(images)).split(BATCH)[:steps] for _ in models]
         for step in range(steps):
@@ -56,7 +56,7 @@ def rows_of(options: argparse.Namespace) -> list[dict]:
     errors, meters = {way: [] for way in WAYS}, {}
     for seed in range(options.seeds):
         for way in WAYS:
-            error, meters[way] = error_of(way, parts, options.epochs, seed)
+            error, meters[way] = error_of(way, options.model, parts, options.epochs, seed)
             errors[way].append(error)
     rows = []
     for way, its in errors.items():
@@ -69,6 +69,7 @@ def rows_of(options: argparse.Namespace) -> list[dict]:
 
 def main() -> None:
     parser = side_by_side.parser(__doc__)
+    parser.add_argument("--model", default="lenet")
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--train", type=int, default=4000)
     parser.add_argument("--epochs", type=int, default=5)

@@ -1,6 +1,6 @@
 """Seconds of 100 steps of two workers on a slow network, as a ratio to the loop that does not communicate, and what they send.
 
-    python benchmarks/slow_network.py [--rates 100mbit 20mbit] [--works asleep lenet all-cnn] [--steps N] [--repetitions 3] [--json FILE]
+    python benchmarks/slow_network.py [--rates 100mbit 20mbit] [--works asleep lenet all-cnn] [--steps N] [--repetitions 3] [--few] [--json FILE]
 
 Needs root, `ip` and `tc`: each worker runs in a network namespace of its own, and a pair of veth interfaces of the given rate joins
 them. Gloo, one thread each. `lenet` is a real LeNet on made-up batches of 128, `all-cnn` a real All-CNN (1.37 M parameters) on batches
@@ -98,10 +98,10 @@ OURS = {
 TARGETS = {("asleep", "100mbit"): "<= 1.10", ("asleep", "20mbit"): "<= 1.5"}
 
 
-def methods(work: str, rate: str) -> list:
-    """What is compared: all for the network that sleeps, the best of ours for those that compute."""
+def methods(work: str, rate: str, few: bool) -> list:
+    """What is compared: all of ours for the network that sleeps, the best for those that compute; in a hurry, that and the averager."""
     ours = OURS.get(rate, OURS["20mbit"])
-    return [PLAIN, DDP, AVERAGER, *(ours if work == "asleep" else [ours[0], ours[-1]])]
+    return [PLAIN, *([] if few else [DDP]), AVERAGER, *(ours if work == "asleep" and not few else [ours[0], ours[-1]])]
 
 
 def counted(name: str) -> int:
@@ -159,8 +159,9 @@ def worker(options: argparse.Namespace) -> None:
     rows = []
     for name in options.works:
         work = WORKS[name]
-        steps = {method: options.steps or work.steps for method in methods(name, rate)}
-        steps[DDP] = min(steps[DDP], work.ddp_steps.get(rate, steps[DDP]))
+        steps = {method: options.steps or work.steps for method in methods(name, rate, options.few)}
+        if DDP in steps:
+            steps[DDP] = min(steps[DDP], work.ddp_steps.get(rate, steps[DDP]))
         found = [{method: measured(method, work, count) for method, count in steps.items()} for _ in range(options.repetitions)]
         plain = [its[PLAIN]["seconds"] / steps[PLAIN] for its in found]
         for method, count in steps.items():
@@ -214,7 +215,7 @@ def at_rate(rate: str, options: argparse.Namespace) -> list[dict]:
     environment = os.environ | {"GLOO_SOCKET_IFNAME": LINK, "TORCH_CPP_LOG_LEVEL": "ERROR"}  # no warnings that the addresses have no names
     with tempfile.NamedTemporaryFile() as file, connected(rate) as spaces:
         command = [sys.executable, __file__, "--rates", rate, "--works", *options.works, "--repetitions", str(options.repetitions), "--json", file.name]
-        command += ["--steps", str(options.steps)] if options.steps else []
+        command += (["--steps", str(options.steps)] if options.steps else []) + (["--few"] if options.few else [])
         workers = [subprocess.Popen(["ip", "netns", "exec", space, *command, "--rank", str(rank)], env=environment) for rank, space in enumerate(spaces)]
         try:
             if any([its.wait() for its in workers]):
@@ -245,6 +246,7 @@ def main() -> None:
     parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS))
     parser.add_argument("--steps", type=int, help="default: 100, or 50 for all-cnn")
     parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--few", action="store_true", help="without DistributedDataParallel and most of ours")
     parser.add_argument("--rank", type=int, help=argparse.SUPPRESS)
     side_by_side.run(parser, lambda options: rows_of(options) if options.rank is None else worker(options))
 
