@@ -2,9 +2,10 @@
 
     python benchmarks/start_up.py [--repetitions 5] [--clone] [--json FILE]
 
-All in processes of their own, with warm file caches: the first start of each is not counted, if there are several. `import parle` is what it adds to `import torch`,
-the difference of two starts beside each other. The first step is timed from the start of the process to the end of the first optimizer
-step of the first replica, on embedded digits. Importing torch, and its compiler, which every optimizer does, is most of it.
+All in processes of their own, with warm file caches: the first start of each is not counted, if there are several. `import parle` is
+what it adds to `import torch`, the difference of two starts beside each other. The first step is timed from the start of the process to
+the end of the first optimizer step of the first replica, on embedded digits. Importing torch, and its compiler, which every optimizer
+does, is most of it.
 """
 
 import argparse
