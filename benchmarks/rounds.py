@@ -39,6 +39,7 @@ BARE, NULL, COPY = "all_reduce, bare", "all_reduce, again (null)", "copy of one 
 ALONE, AVERAGER, ACCELERATE = "parle communicator alone", "PeriodicModelAverager", "accelerate LocalSGD"
 TORCHFT = "torchft LocalSGD"
 ROUNDS = {"parle LocalSGD": parle.LocalSGD, "parle Parle": parle.Parle}
+SENT = "parle LocalSGD, not in shared memory"
 AIM = "<= 1.15"
 KEPT = []  # what would stop where nothing refers to it
 # Copies (one vector read, one written) that the equations need beside the all_reduce, if each verb passes over its vectors once:
@@ -124,7 +125,8 @@ def methods(build: Callable[[], nn.Module]) -> tuple[list[Method], dict[str, str
     """All methods for a network, and why some are missing."""
     made = [*flat_vectors(sum(p.numel() for p in build().parameters()))]
     gradients = [torch.randn_like(p) for p in build().parameters()]
-    made += [whole_round(name, kind(), *stepping(build, gradients)) for name, kind in ROUNDS.items()]
+    made += [whole_round(name, kind(), True, *stepping(build, gradients)) for name, kind in ROUNDS.items()]
+    made.append(whole_round(SENT, parle.LocalSGD(), False, *stepping(build, gradients)))
     made.append(averager(*stepping(build, gradients)))
     missing = {}
     for name, peer in {ACCELERATE: accelerated, TORCHFT: fault_tolerant}.items():
@@ -169,8 +171,8 @@ def stepping(build: Callable[[], nn.Module], gradients: list[Tensor]) -> tuple[n
     return model, torch.optim.SGD(model.parameters(), lr=1e-3)
 
 
-def whole_round(name: str, algorithm: parle.Algorithm, model: nn.Module, optimizer: torch.optim.Optimizer) -> Method:
-    replicas = parle.join(model, optimizer, algorithm, parle.TorchDistributed())
+def whole_round(name: str, algorithm: parle.Algorithm, shared_memory: bool, model: nn.Module, optimizer: torch.optim.Optimizer) -> Method:
+    replicas = parle.join(model, optimizer, algorithm, parle.TorchDistributed(shared_memory=shared_memory))
     return Method(name, optimizer.step, lambda: replicas._hold_round(late=False), lambda: replicas.communicator.sent)
 
 

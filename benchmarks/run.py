@@ -26,12 +26,12 @@ VERSIONED = ("torch", "accelerate", "torchft-nightly", "torchft", "numpy")
 
 
 class Benchmark(NamedTuple):
-    """A script and its arguments for a whole run, a quick one (None: left out), and a tiny one for tests."""
+    """A script and its arguments for a whole run, a quick one and a tiny one for tests (None: left out)."""
 
     script: str
     whole: str = ""
     quick: str | None = ""
-    tiny: str = ""
+    tiny: str | None = ""
 
 
 TINY_NETWORK = "--model mlp --data digits"
@@ -41,8 +41,8 @@ BENCHMARKS = {
         "slow_network.py", "", "--works asleep --few --steps 50 --repetitions 1", "--rates 1gbit --works asleep --few --steps 25 --repetitions 1"
     ),
     "late-rounds": Benchmark("late_rounds.py", "", None, f"{TINY_NETWORK} --train 256 --epochs 7 --seeds 1"),
-    "update": Benchmark("update.py", "", "--quick", "--tiny"),
-    "fast": Benchmark("fast.py", "", "--quick", "--tiny"),
+    "update": Benchmark("update.py", "", "", None),
+    "fast": Benchmark("fast.py", "", "--blocks 1 --epochs 0.2", None),
     "overhead": Benchmark("overhead.py", "", "--replicas 1 --blocks 3", f"{TINY_NETWORK} --replicas 2 --blocks 1 --steps 2"),
     "processes": Benchmark("processes.py", "", "--blocks 1 --epochs 0.1", f"{TINY_NETWORK} --blocks 1 --epochs 0.5"),
     "share": Benchmark("processes.py", "--share --batch-size 16 --periods 2", "--share --batch-size 4", "--share --batch-size 2 --steps 3"),
@@ -68,7 +68,13 @@ def measured(name: str, how: str = "whole", patience: float = PATIENCE) -> list[
         if done.returncode:
             last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
             return [side_by_side.skipped(name, benchmark.script, f"failed: {last}")]
-        return json.load(file)
+        return [_complete(name, its) for its in json.load(file)]
+
+
+def _complete(name: str, its: dict) -> dict:
+    """A row in which a script has left out what is as usual; a target that is a number is the least ratio."""
+    target = its.get("target")
+    return side_by_side.row(name, "", [], "x plain") | its | {"target": f">= {target}" if isinstance(target, int | float) else target}
 
 
 def table(rows: list[dict]) -> str:
