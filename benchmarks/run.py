@@ -49,7 +49,7 @@ BENCHMARKS = {
     "memory": Benchmark("memory.py", "", "--algorithms parle local-sgd", "--algorithms local-sgd --size 4000000"),
     "start-up": Benchmark("start_up.py", "", "--repetitions 3", "--repetitions 1"),
     "data": Benchmark("data.py", "", "", "--name tiny"),
-    "simulation": Benchmark("simulation.py", "", "--seconds 2 --proposals 50000", "--replicas 10 --proposals 100 --seconds 0.2"),
+    "simulation": Benchmark("simulation.py", "", "--seconds 1 --proposals 50000", "--replicas 10 --proposals 100 --seconds 0.2"),
     "checkpoint": Benchmark("faults.py", "cost", "cost", "cost"),
 }
 
