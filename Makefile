@@ -1,13 +1,15 @@
 # make demo   train three replicas on embedded digits, in a virtual environment of its own
 # make test   every test
 # make lint   style
+# make bench  every benchmark, beside its peers; QUICK=1 for a quick look, else the table goes into docs/performance.md
 
 PY ?= python3
 VENV := .venv
+PEERS := .venv-bench
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/parle train --name demo --overwrite --baseline
@@ -28,6 +30,15 @@ define install
 	touch $@
 endef
 
+# The peers are no dependency of ours: they have an environment of their own, and one that cannot be installed is left out.
+bench: $(PEERS)/.peers
+	$(PEERS)/bin/python benchmarks/run.py $(if $(QUICK),--quick,--page docs/performance.md)
+
+$(PEERS)/.peers: pyproject.toml constraints.txt
+	$(MAKE) --no-print-directory VENV=$(PEERS) $(PEERS)/.tests
+	for peer in accelerate torchft-nightly; do $(PEERS)/bin/python -m pip install --quiet -c constraints.txt $$peer || echo "$$peer is left out"; done
+	touch $@
+
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(call install,data,--no-compile)
 
@@ -38,4 +49,4 @@ $(VENV)/.dev: pyproject.toml constraints.txt
 	$(call install,dev)
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(PEERS)

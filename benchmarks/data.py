@@ -1,6 +1,6 @@
 """How long CIFAR-10 takes to load, to whiten and to augment.
 
-    PARLE_DATA_DIR=path/to/data python benchmarks/data.py [--zca]
+    PARLE_DATA_DIR=path/to/data python benchmarks/data.py [--zca] [--name cifar10] [--json FILE]
 
 Decoding from parquet into an empty cache, loading again from the cache, and one batch of 128 shifted and mirrored on one thread,
 beside drawing the same batch without it.
@@ -8,14 +8,16 @@ beside drawing the same batch without it.
 
 import argparse
 import os
-import statistics
 import tempfile
 import time
 from pathlib import Path
 
+import side_by_side
 import torch
 
 from parle.data import Batches, augmented, load
+
+NAME = "data"
 
 
 def seconds(work) -> tuple[float, object]:
@@ -24,28 +26,30 @@ def seconds(work) -> tuple[float, object]:
     return time.perf_counter() - began, found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--zca", action="store_true")
-    how = parser.parse_args()
-    folder = Path(os.environ["PARLE_DATA_DIR"])
+def rows_of(options: argparse.Namespace) -> list[dict]:
+    if "PARLE_DATA_DIR" not in os.environ:
+        return [side_by_side.skipped(NAME, options.name, "PARLE_DATA_DIR is not set")]
+    folder, rows = Path(os.environ["PARLE_DATA_DIR"]), []
     with tempfile.TemporaryDirectory() as cache:
-        first, _ = seconds(lambda: load("cifar10", folder, Path(cache)))
-        again, found = seconds(lambda: load("cifar10", folder, Path(cache)))
-        print(f"CIFAR-10 decoded in {first:.1f} s, from the cache in {again:.2f} s")
-        if how.zca:
-            first, _ = seconds(lambda: load("cifar10", folder, Path(cache), normalize="zca"))
-            again, _ = seconds(lambda: load("cifar10", folder, Path(cache), normalize="zca"))
-            print(f"whitened in {first:.1f} s, from the cache in {again:.2f} s")
+        for normalize, target in (("scale", "<= 20"), *((("zca", None),) if options.zca else ())):
+            first, found = seconds(lambda normalize=normalize: load(options.name, folder, Path(cache), normalize=normalize))
+            again, _ = seconds(lambda normalize=normalize: load(options.name, folder, Path(cache), normalize=normalize))
+            counted = {"images": len(found.train) + len(found.test)}
+            rows.append(side_by_side.row(NAME, f"{options.name} ({normalize}), decoded", [first], "s", target, **counted))
+            rows.append(side_by_side.row(NAME, f"{options.name} ({normalize}), from the cache", [again], "s", "<= 1", **counted))
     torch.set_num_threads(1)
     plain = Batches(found.train, 128, seed=0, replica=0)
     changed = Batches(found.train, 128, seed=0, replica=0, augment=lambda images, generator: augmented(images, generator, "mirror-shift"))
-    times = {"plain": [], "changed": []}
-    for step in range(200):
-        for name, batches in (("plain", plain), ("changed", changed)):
-            times[name].append(seconds(lambda batches=batches, step=step: batches.at(step))[0] * 1000)
-    before, after = (statistics.median(times[name]) for name in ("plain", "changed"))
-    print(f"a batch of 128 on one thread: drawn in {before:.2f} ms, drawn and augmented in {after:.2f} ms, so {after - before:.2f} ms for that")
+    pairs = [[seconds(lambda batches=batches, step=step: batches.at(step))[0] for batches in (plain, changed)] for step in range(200)]
+    extra = sorted(1000 * (changed - plain) for plain, changed in pairs)[10:-10]
+    return [*rows, side_by_side.row(NAME, "a batch of 128 shifted and mirrored, beyond drawing it", extra, "ms", "<= 5")]
+
+
+def main() -> None:
+    parser = side_by_side.parser(__doc__)
+    parser.add_argument("--name", default="cifar10")
+    parser.add_argument("--zca", action="store_true")
+    side_by_side.run(parser, rows_of)
 
 
 if __name__ == "__main__":

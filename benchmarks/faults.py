@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from statistics import median
 
+import side_by_side
 import torch
 
 from parle import checkpoint, config, jobs, plans, settling
@@ -208,8 +209,9 @@ def agree(folder: Path, step: int) -> str:
     return "all four have the bits of an undisturbed run" if equal else "they DIFFER from an undisturbed run"
 
 
-def cost(folder: Path) -> None:
+def cost(folder: Path) -> list[dict]:
     """What a checkpoint costs a training of three Parle replicas: the time it waits, and what the background takes."""
+    rows = []
     for model, shape, classes in (("lenet", (1, 28, 28), 10), ("allcnn", (3, 32, 32), 10)):
         from parle import join, models
         from parle.algorithms import Parle
@@ -229,26 +231,30 @@ def cost(folder: Path) -> None:
             waits.append(time.perf_counter() - began)
             writer.flush()
             wholes.append(time.perf_counter() - began)
-        wait, whole = median(waits[1:]), median(wholes[1:])
+        whole = median(wholes[1:])
         size = sum(path.stat().st_size for path in (folder / "step-00000006").iterdir()) / 1e6
-        print(
-            f"{model}: {size:.1f} MB; the training waits {1000 * wait:.1f} ms, {wait / 60:.3%} of a minute; "
-            f"on the disk after {1000 * whole:.0f} ms, {whole / 60:.3%} of one core's minute"
-        )
+        remark = f"{size:.1f} MB, on the disk after {1000 * whole:.0f} ms, {whole / 60:.3%} of one core's minute"
+        row = side_by_side.row("checkpoint", f"three Parle replicas of {model}: the training waits", [1000 * its for its in waits[1:]], "ms")
+        rows.append(row | {"remark": remark})
+    return rows
+
+
+def rows_of(options: argparse.Namespace) -> list[dict]:
+    tasks = {"kills": lambda at: kills(at, options.kills), "files": files, "processes": lambda at: processes(at, options.losses), "cost": cost}
+    rows = []
+    for name, task in tasks.items():
+        if options.what in (None, name):
+            with tempfile.TemporaryDirectory() as folder:
+                rows += task(Path(folder)) or []  # the others print what docs/faults.md holds
+    return rows
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("what", nargs="?", choices=("kills", "files", "processes", "cost"))
-    options.add_argument("--kills", type=int, default=50)
-    options.add_argument("--losses", type=int, default=20)
-    given = options.parse_args()
-    torch.set_num_threads(1)
-    tasks = {"kills": lambda at: kills(at, given.kills), "files": files, "processes": lambda at: processes(at, given.losses), "cost": cost}
-    for name, task in tasks.items():
-        if given.what in (None, name):
-            with tempfile.TemporaryDirectory() as folder:
-                task(Path(folder))
+    parser = side_by_side.parser(__doc__)
+    parser.add_argument("what", nargs="?", choices=("kills", "files", "processes", "cost"))
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--losses", type=int, default=20)
+    side_by_side.run(parser, rows_of)
 
 
 if __name__ == "__main__":

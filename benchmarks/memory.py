@@ -1,6 +1,6 @@
 """Peak memory of coupled replicas, in vectors of N numbers, against what `parle explain` names.
 
-    python benchmarks/memory.py [--size 16_000_000] [--replicas 3]
+    python benchmarks/memory.py [--size 16_000_000] [--replicas 3] [--algorithms NAME ...] [--json FILE]
 
 Each case runs in a process of its own: a model of one large vector, SGD with momentum, with and without parle. The difference of
 their peaks (resident memory) divided by the size of one vector is compared with the vectors that `explain` lists beside the
@@ -13,11 +13,14 @@ import resource
 import subprocess
 import sys
 
+import side_by_side
 import torch
 from torch import nn
 
 import parle
 from parle.reports.explain import vectors_kept
+
+NAME = "memory"
 
 
 class Large(nn.Module):
@@ -29,7 +32,8 @@ class Large(nn.Module):
         return self.w.sum()
 
 
-def run(name: str, size: int, replicas: int) -> None:
+def run(name: str, size: int, replicas: int) -> list:
+    """One case: prints the peak of this process, in bytes."""
     models = [Large(size) for _ in range(replicas)]
     kind, coupled = parle.ALGORITHMS[name.removeprefix("without ")], None
     momentum = {} if kind.steps_at_center else {"momentum": 0.9, "nesterov": True}
@@ -46,6 +50,7 @@ def run(name: str, size: int, replicas: int) -> None:
         coupled.finish()
     del coupled
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    return []
 
 
 def peak(name: str, size: int, replicas: int) -> int:
@@ -53,23 +58,26 @@ def peak(name: str, size: int, replicas: int) -> int:
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
+def rows_of(options: argparse.Namespace) -> list[dict]:
+    """A row for each algorithm."""
+    rows = []
+    for name in options.algorithms:
+        kind = parle.ALGORITHMS[name]
+        replicas = 1 if kind.single else options.replicas
+        extra = (peak(name, options.size, replicas) - peak(f"without {name}", options.size, replicas)) / (4 * options.size)
+        each, once = vectors_kept(kind)
+        named = (len(each) - 1) * replicas + len(once) + 1  # params are there without parle; the mean exists once
+        rows.append(side_by_side.row(NAME, f"{name}, n={replicas}", [extra], "vectors", f"<= {named + 1}", vectors_named=named))
+    return rows
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = side_by_side.parser(__doc__)
+    parser.add_argument("--algorithms", nargs="+", choices=parle.ALGORITHMS, default=list(parle.ALGORITHMS))
     parser.add_argument("--size", type=int, default=16_000_000)
     parser.add_argument("--replicas", type=int, default=3)
     parser.add_argument("--case", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    if options.case:
-        run(options.case, options.size, options.replicas)
-        return
-    vector = options.size * 4
-    for name, kind in parle.ALGORITHMS.items():
-        replicas = 1 if kind.single else options.replicas
-        extra = (peak(name, options.size, replicas) - peak(f"without {name}", options.size, replicas)) / vector
-        each, once = vectors_kept(kind)
-        named = (len(each) - 1) * replicas + len(once) + 1  # params are there without parle; the mean exists once
-        print(f"{name:18} n={replicas}: {extra:5.2f} vectors more than without; explain names {named}, plus one is {named + 1}")
+    side_by_side.run(parser, lambda options: run(options.case, options.size, options.replicas) if options.case else rows_of(options))
 
 
 if __name__ == "__main__":

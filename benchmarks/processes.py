@@ -1,7 +1,7 @@
 """Images/s of `parle train --processes` with two replicas against a hand-written plain loop on one thread; time spent in rounds.
 
     PARLE_DATA_DIR=DIR python benchmarks/processes.py [--replicas 2] [--algorithm parle] [--blocks 5] [--epochs 0.3] [--json FILE]
-    python benchmarks/processes.py --share [--steps 25] [--periods 1] [--batch-size 128] [--algorithm parle]
+    python benchmarks/processes.py --share [--steps 25] [--periods 1] [--batch-size 128] [--algorithm parle] [--json FILE]
 
 The command runs as anybody would start it, once a block, on LeNet and MNIST with one thread per process; its images/s are its own
 count, which leaves out start-up and evaluation. Blocks of the plain loop (that of overhead.py) lie between, and each command is
@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 
+import side_by_side
 import torch
 import torch.distributed as dist
 from overhead import Plain, timed
@@ -30,14 +31,14 @@ from torch.nn.functional import cross_entropy
 import parle
 from parle import config, plans
 
+NAME = "processes"
 BATCH = 128
-AIM, AIM_SHARE = 1.8, 0.005
 
 
 def trained(options: argparse.Namespace) -> float:
     """Images/s by the command's own count."""
     settings = ["threads=1", f"batch_size={BATCH}", "evaluation.every=100", "buffers=keep"]  # BatchNorm is not estimated again at the end
-    command = [sys.executable, "-m", "parle", "train", "-m", "lenet", "-d", "mnist", "-a", options.algorithm, "-n", str(options.replicas)]
+    command = [sys.executable, "-m", "parle", "train", "-m", options.model, "-d", options.data, "-a", options.algorithm, "-n", str(options.replicas)]
     command += ["--processes", "-e", str(options.epochs), "--json", *(word for text in settings for word in ("--set", text))]
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run([*command, "--runs-dir", folder], capture_output=True, text=True)
@@ -46,8 +47,8 @@ def trained(options: argparse.Namespace) -> float:
     return json.loads(done.stdout.splitlines()[-1])["images_per_second"]
 
 
-def plain_loop() -> Plain:
-    plain = Plain(plans.load_data(config.load(sets=("data=mnist",))), BATCH, 1)
+def plain_loop(options: argparse.Namespace) -> Plain:
+    plain = Plain(plans.load_data(config.load(sets=(f"data={options.data}",))), BATCH, 1, options.model)
     plain.advance(10)  # warm up
     return plain
 
@@ -56,48 +57,41 @@ def speed(plain: Plain, steps: int) -> float:
     return steps * BATCH / timed(plain.advance, steps)
 
 
-def side_by_side(options: argparse.Namespace, steps: int) -> float:
+def side_by_side_loops(options: argparse.Namespace, steps: int) -> float:
     """Images/s of as many plain loops at the same time, together."""
     speeds = multiprocessing.get_context("spawn").SimpleQueue()
-    in_processes(options.replicas, one_of_several, speeds, steps)
+    in_processes(options.replicas, one_of_several, options, speeds, steps)
     return options.replicas * min(speeds.get() for _ in range(options.replicas))
 
 
-def one_of_several(speeds, steps: int) -> None:
-    plain = plain_loop()
+def one_of_several(options: argparse.Namespace, speeds, steps: int) -> None:
+    plain = plain_loop(options)
     dist.barrier()
     speeds.put(speed(plain, steps))
 
 
 def compare(options: argparse.Namespace) -> list[dict]:
     """Images/s of the command against the plain loop, block by block."""
-    plain, rows = plain_loop(), []
+    plain, blocks = plain_loop(options), []
     steps = max(1, round(options.epochs * len(plain.data.train) / BATCH))
     before = speed(plain, steps)
     for _ in range(options.blocks):
-        ours, between, limit = trained(options), speed(plain, steps), side_by_side(options, steps)
+        ours, between, limit = trained(options), speed(plain, steps), side_by_side_loops(options, steps)
         after = speed(plain, steps)
-        rows.append({"plain": before, "command": ours, "plain again": between, "side by side": limit, "plain at last": after})
+        blocks.append((2 * ours / (before + between), 2 * limit / (between + after), between / before, ours))
         before = after
-    ratios = {
-        f"{options.algorithm} n={options.replicas} in processes / plain": [2 * row["command"] / (row["plain"] + row["plain again"]) for row in rows],
-        f"{options.replicas} plain loops at once / plain": [2 * row["side by side"] / (row["plain again"] + row["plain at last"]) for row in rows],
-        "plain / plain": [row["plain again"] / row["plain"] for row in rows],
-    }
-    fastest = max(row[key] for row in rows for key in ("plain", "plain again", "plain at last"))
-    for (name, values), key in zip(ratios.items(), ("command", "side by side", "plain"), strict=True):
-        speeds = [row[key] for row in rows]
-        print(
-            f"{name}: median {statistics.median(values):.3f} (range {min(values):.3f} to {max(values):.3f}, {options.blocks} blocks of {steps} steps), "
-            f"{max(speeds) / fastest:.3f} between the fastest; {statistics.median(speeds):,.0f} images/s"
-        )
-    verdict = "holds" if statistics.median(next(iter(ratios.values()))) >= AIM else "MISSED"
-    print(f"{verdict}: the aim is {AIM} for two replicas on two cores")
-    return rows
+    command, limit, null, speeds = zip(*blocks, strict=True)
+    count = options.replicas
+    return [
+        side_by_side.row(NAME, f"train --processes, {options.algorithm}, n={count}", command, "x plain", ">= 1.8")
+        | {"remark": f"{statistics.median(speeds):,.0f} images/s"},
+        side_by_side.row(NAME, f"{count} plain loops at once, the machine's limit", limit, "x plain"),
+        side_by_side.row(NAME, "plain loop again (null)", null, "x plain"),
+    ]
 
 
-def share(options: argparse.Namespace) -> None:
-    """One of the processes that train an All-CNN; the first one prints where the time went."""
+def share(options: argparse.Namespace, file: str) -> None:
+    """One of the processes that train an All-CNN; the first one writes where the time went."""
     model = all_cnn()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, nesterov=True)
     meter = parle.Metered(parle.TorchDistributed())
@@ -118,26 +112,32 @@ def share(options: argparse.Namespace) -> None:
     shares = torch.tensor([(meter.seconds_exchanged - before[0]) / seconds, (meter.seconds_waited - before[1]) / seconds, seconds])
     every = [torch.empty_like(shares) for _ in range(options.replicas)]
     dist.all_gather(every, shares)
+    counted = {"rounds": meter.rounds, "bytes_of_a_round": meter.bytes_in_round}
     replicas.close()
     if dist.get_rank() == 0:
         exchanged, waited, seconds = torch.stack(every).amax(0).tolist()
-        step = 1000 * seconds / options.steps / options.periods
-        print(
-            f"{options.algorithm} n={options.replicas}, All-CNN, batch {options.batch_size}, a round every {options.steps} steps of {step:.0f} ms: "
-            f"{exchanged:.3%} of the time exchanging, {waited:.3%} waiting for the slower process (largest of the processes)\n"
-            f"{'holds' if exchanged <= AIM_SHARE else 'MISSED'}: the aim is at most {AIM_SHARE:.1%} in communication"
-        )
-        save([{"algorithm": options.algorithm, "batch_size": options.batch_size, "exchanged": exchanged, "waited": waited, "step_ms": step}], options)
+        case = f"{options.algorithm}, n={options.replicas}, All-CNN, batch {options.batch_size}, a round every {options.steps} steps"
+        rows = [
+            side_by_side.row(NAME, f"{case}: exchanging", [100 * exchanged], "% of the time", "<= 0.5", **counted),
+            side_by_side.row(NAME, f"{case}: waiting for the slower process", [100 * waited], "% of the time"),
+        ]
+        remark = f"{1000 * seconds / options.steps / options.periods:.0f} ms a step"
+        with open(file, "w") as out:
+            json.dump([row | {"remark": remark} for row in rows], out)
 
 
-def save(rows: list[dict], options: argparse.Namespace) -> None:
-    if options.json:
-        with open(options.json, "w") as file:
-            json.dump(rows, file, indent=1)
+def rows_of(options: argparse.Namespace) -> list[dict]:
+    if not options.share:
+        return compare(options)
+    with tempfile.NamedTemporaryFile() as file:
+        in_processes(options.replicas, share, options, file.name)
+        return json.load(file)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = side_by_side.parser(__doc__)
+    parser.add_argument("--model", default="lenet")
+    parser.add_argument("--data", default="mnist")
     parser.add_argument("--replicas", type=int, default=2)
     parser.add_argument("--algorithm", default="parle")
     parser.add_argument("--blocks", type=int, default=5)
@@ -146,13 +146,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--periods", type=int, default=1)
     parser.add_argument("--batch-size", type=int, default=BATCH)
-    parser.add_argument("--json", metavar="FILE")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    if options.share:
-        in_processes(options.replicas, share, options)
-    else:
-        save(compare(options), options)
+    side_by_side.run(parser, rows_of)
 
 
 if __name__ == "__main__":

@@ -426,3 +426,21 @@ def adapting_unequally(rank: int) -> dict:
     advance(replicas, (10, 6)[rank], offset=rank)
     replicas.finish()
     return {"params": replicas.params[0].numpy().copy(), "rounds": replicas.round}
+
+
+def when_gathered(rank: int) -> list[tuple[str, int]]:
+    """What a compressed round that ends three steps late has done after how many steps."""
+    done, step = [], 0
+
+    class Told(parle.TorchDistributed):
+        def _begin_gather(self, vector):
+            wait = super()._begin_gather(vector)
+            done.append(("begun", step))
+            return lambda: done.append(("waited", step)) or wait()
+
+    model = wide(40)
+    replicas = parle.join(model, torch_sgd(model.parameters()), parle.LocalSGD(period=5), wrapped(Told(), {"codec": "int8", "delay": 3}))
+    done.clear()  # what join has gathered
+    for step in range(1, 11):
+        train_wide(replicas, 1, first=step)
+    return done

@@ -33,6 +33,11 @@ def test_wrappers_do_the_same_in_one_process_and_in_three(how):
         assert its["rounds"] == expected["rounds"] == 3
 
 
+def test_a_compressed_round_is_on_its_way_while_the_replicas_step():
+    for done in ranks.results(2, programs.when_gathered):
+        assert done == [("begun", 5), ("waited", 8), ("begun", 10)]
+
+
 @pytest.mark.parametrize("how", [{}, {"ordered": False}, {"delay": 2}, {"codec": "int8", "delay": 2}], ids=str)
 def test_fragments_go_one_at_a_time_in_three_processes_as_in_one(how):
     algorithm = parle.StreamingDiLoCo(period=3, fragments=3)

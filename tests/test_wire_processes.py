@@ -25,7 +25,7 @@ if __name__ == "__main__":
 def test_bytes_are_those_that_the_kernel_sees(tmp_path):
     ways = [{}, {"codec": "bf16"}, {"codec": "int8"}, {"codec": "topk(0.05)"}]
     (tmp_path / "program.py").write_text(PROGRAM)
-    around = {**os.environ, "PYTHONPATH": str(HERE)}
+    around = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
     done = subprocess.run([*ALONE, sys.executable, tmp_path / "program.py", json.dumps(ways)], capture_output=True, text=True, timeout=120, env=around)
     assert done.returncode == 0, done.stderr
     sent = [json.loads(line) for line in done.stdout.splitlines()]

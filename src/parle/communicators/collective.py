@@ -54,8 +54,8 @@ class Collective(Communicator):
         """Begin to replace a vector by its sum over all processes; the call that it returns waits for that."""
 
     @abstractmethod
-    def _gather(self, vector: Tensor) -> list[Tensor]:
-        """The vectors of all processes, of one shape, in the order of the processes."""
+    def _begin_gather(self, vector: Tensor) -> Callable[[], list[Tensor]]:
+        """Begin to send a vector to all processes; the call that it returns waits for all of them, of one shape, in the order of the processes."""
 
     @abstractmethod
     def _spread(self, vector: Tensor) -> None:
@@ -102,11 +102,19 @@ class Collective(Communicator):
         return total.to(first)
 
     def gather(self, vectors: Iterable[Tensor]) -> list[Tensor]:
+        return self.begin_gather(vectors)()
+
+    def begin_gather(self, vectors: Iterable[Tensor]) -> Callable[[], list[Tensor]]:
         rows = list(vector.to(self.device, copy=True) for vector in vectors)
         rows += [torch.zeros_like(rows[0])] * (max(self._counts) - self.local)  # processes with fewer replicas send as much as the others
         self.sent += self.cost_of_gather(rows[0])
-        blocks = [block.view(rows[0].dtype) for block in self._gather(torch.cat(rows).view(torch.uint8))]  # transports do not know every dtype
-        return [row for block, count in zip(blocks, self._counts, strict=True) for row in block.split(rows[0].numel())[:count]]
+        kind, length, wait = rows[0].dtype, rows[0].numel(), self._begin_gather(torch.cat(rows).view(torch.uint8))  # transports do not know every dtype
+
+        def gathered() -> list[Tensor]:
+            self._require_all()
+            return [row for block, count in zip(wait(), self._counts, strict=True) for row in block.view(kind).split(length)[:count]]
+
+        return gathered
 
     def of_first(self, vector: Tensor) -> Tensor:
         message = vector.to(self.device, copy=True)
@@ -214,9 +222,12 @@ class Collective(Communicator):
         """Wait for all parts of the vector; what `_agreed` makes of its tail."""
         while self._sums:  # which a transport empties when a process is lost
             self._sums.pop(0)()
+        self._require_all()
+        return self._agreed(self._tail)
+
+    def _require_all(self) -> None:
         if self.lost:
             raise ReplicaLost("A process was lost before this round had come. The reference is that of the last round; join again, in a new group.")
-        return self._agreed(self._tail)
 
     def _vote(self, ends: int, stepped: bool, absent: int = 0) -> bool:
         news = self._news(ends, stepped, absent)
@@ -235,6 +246,9 @@ class Collective(Communicator):
                 f"{self.ranks} are in finish(). Step every replica equally often; a step that a GradScaler skips in one process has to be made up for."
             )
         return stepped > 0
+
+    def _gather(self, vector: Tensor) -> list[Tensor]:
+        return self._begin_gather(vector)()
 
     def _share(self, vectors: Iterable[Tensor | None], into: Tensor) -> int:
         """What this process adds to a mean: the sum of its vectors, divided by the number of all replicas; how many it has not."""

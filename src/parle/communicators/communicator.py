@@ -44,6 +44,11 @@ class Communicator(ABC):
     def gather(self, vectors: Iterable[Tensor]) -> list[Tensor]:
         """The vectors of all replicas, in their order."""
 
+    def begin_gather(self, vectors: Iterable[Tensor]) -> Callable[[], list[Tensor]]:
+        """Begin to gather vectors; the call that it returns waits for those of all replicas."""
+        gathered = self.gather(vectors)
+        return lambda: gathered
+
     @abstractmethod
     def of_first(self, vector: Tensor) -> Tensor:
         """The vector that the first process gives, for everybody, in memory of its own."""
@@ -142,6 +147,10 @@ class Wrapped(Communicator):
     def gather(self, vectors: Iterable[Tensor]) -> list[Tensor]:
         """As the inner one."""
         return self.inner.gather(vectors)
+
+    def begin_gather(self, vectors: Iterable[Tensor]) -> Callable[[], list[Tensor]]:
+        """As the inner one."""
+        return self.inner.begin_gather(vectors)
 
     def of_first(self, vector: Tensor) -> Tensor:
         """As the inner one."""

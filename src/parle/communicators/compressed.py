@@ -60,14 +60,17 @@ class Compressed(Wrapped):
         if part.first:
             self._present = self.size - self.inner.check_round(len(encoded) - len(present))
             require_present(self._present)
-        payloads = self.inner.gather(encoded)
+        gathered = self.inner.begin_gather(encoded)
+        return lambda: self.center.merge(self._decoded(gathered(), part), self._present, part, self.size)
+
+    def _decoded(self, payloads: list[Tensor], part: Part) -> Tensor:
+        """The mean of what all replicas have sent."""
         reference = self.center.shared.reference[part.place]
         mean = torch.zeros(len(reference), device=reference.device, dtype=torch.promote_types(reference.dtype, torch.float32))
         for payload in payloads:
             mean.add_(self.codec.decode(payload.to(reference.device), len(mean)))
         mean.div_(self.size if self._points else self._present)
-        mean = (self._mean[part.place].add_(mean) if self._points else mean).to(reference.dtype, copy=True)
-        return lambda: self.center.merge(mean, self._present, part, self.size)
+        return (self._mean[part.place].add_(mean) if self._points else mean).to(reference.dtype, copy=True)
 
     def _encoded(self, proposals: Iterable[Tensor | None], part: Part, present: list[int]) -> Iterator[Tensor]:
         """What each replica sends, zeros where it proposes nothing; `present` grows with every one that does."""

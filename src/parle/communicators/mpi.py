@@ -52,10 +52,10 @@ class MPI(Collective):
         request = self._comm.Iallreduce(self._mpi.IN_PLACE, vector.numpy())
         return lambda: self._wait_for(request, vector)
 
-    def _gather(self, vector: Tensor) -> list[Tensor]:
+    def _begin_gather(self, vector: Tensor) -> Callable[[], list[Tensor]]:
         gathered = torch.empty(self.ranks, vector.numel(), dtype=vector.dtype)
-        self._wait_for(self._comm.Iallgather(vector.numpy(), gathered.numpy()), vector, gathered)
-        return list(gathered)
+        request = self._comm.Iallgather(vector.numpy(), gathered.numpy())
+        return lambda: self._wait_for(request, vector) or list(gathered)
 
     def _spread(self, vector: Tensor) -> None:
         self._wait_for(self._comm.Ibcast(vector.numpy()), vector)

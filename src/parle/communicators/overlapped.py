@@ -13,7 +13,7 @@ class Overlapped(Wrapped):
 
     The replicas step on while their proposals are being averaged, and take the result late (overlapped local SGD, streaming
     DiLoCo). `delay` must not exceed the period. Only a communicator that sends in the background gains time by it:
-    `TorchDistributed` without `ordered` and not compressed; `MPI` where the library makes progress by itself, which MPICH does not.
+    `TorchDistributed` without `ordered`, compressed or not; `MPI` where the library makes progress by itself, which MPICH does not.
 
     >>> import parle
     >>> Overlapped(parle.InProcess(), delay=5).delay

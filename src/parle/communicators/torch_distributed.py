@@ -89,10 +89,10 @@ class TorchDistributed(Collective):
     def _begin_sum(self, vector: Tensor) -> Callable[[], None]:
         return self._begun(lambda: dist.all_reduce(vector, group=self._group, async_op=True))
 
-    def _gather(self, vector: Tensor) -> list[Tensor]:
+    def _begin_gather(self, vector: Tensor) -> Callable[[], list[Tensor]]:
         gathered = [torch.empty_like(vector) for _ in range(self.ranks)]
-        self._begun(lambda: dist.all_gather(gathered, vector, group=self._group, async_op=True))()
-        return gathered
+        wait = self._begun(lambda: dist.all_gather(gathered, vector, group=self._group, async_op=True))
+        return lambda: wait() or gathered
 
     def _spread(self, vector: Tensor) -> None:
         self._begun(lambda: dist.broadcast(vector, self._name, group=self._group, async_op=True))()
