@@ -4,7 +4,7 @@
 
 Needs root, `ip` and `tc`: each worker runs in a network namespace of its own, and a pair of veth interfaces of the given rate joins
 them. Gloo, one thread each. `lenet` is a real LeNet on made-up batches of 128, `all-cnn` a real All-CNN (1.37 M parameters) on batches
-of 16. `asleep` has the tensors of the All-CNN but sleeps for 20 ms instead of computing, which stands for an accelerator; with its
+of 8. `asleep` has the tensors of the All-CNN but sleeps for 20 ms instead of computing, which stands for an accelerator; with its
 optimizer a step takes some 24 ms. The methods take turns. Each begins with steps that are not timed, and is timed until its last round
 has ended, also where it overlaps with steps: of four rounds, one is always waited for. DistributedDataParallel takes fewer steps where
 each takes seconds; its time and bytes are scaled. `sent` is what the interface counts, headers and acknowledgements included, `metered`
@@ -86,7 +86,7 @@ class Work:
 WORKS = {
     "lenet": Work(builder("lenet", (1, 28, 28), 10), (128, 1, 28, 28), 100, {"20mbit": 20}),
     "asleep": Work(Asleep, (1, 1), 100, {"100mbit": 20, "20mbit": 6}),
-    "all-cnn": Work(all_cnn, (16, 3, 32, 32), 50, {"100mbit": 6, "20mbit": 4}),
+    "all-cnn": Work(all_cnn, (8, 3, 32, 32), 50, {"100mbit": 6, "20mbit": 4}),
 }
 # A vector of 1.37 M numbers takes 0.44 s at 100 Mbit/s and 2.2 s at 20; as int8 a quarter of it, as int4 a seventh. A delay of so many
 # steps of 24 ms hides it, if it is at most the period.
