@@ -165,6 +165,7 @@ class RunConfig(Strict):
     start: Literal["common", "own"] = "common"
     buffers: Literal["recompute", "average", "keep"] = "recompute"
     optimizer_state: Literal["keep", "average", "reset"] = "keep"
+    one_pass: bool | None = Field(None, description="compile force, SGD's step and track into one pass over memory; default: from 8 million parameters on")
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

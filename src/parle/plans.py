@@ -77,6 +77,7 @@ def plan_for(settings: config.RunConfig, found: data.Data, world: World | None =
         start=settings.start,
         buffers=settings.buffers,
         optimizer_state=settings.optimizer_state,
+        one_pass=settings.one_pass,
         evaluate_every=max(1, round(settings.evaluation.every * batches)),
         refresh=settings.evaluation.refresh,
     )

@@ -57,6 +57,7 @@ class Plan:
     start: str = "common"
     buffers: str = "recompute"
     optimizer_state: str = "keep"
+    one_pass: bool | None = None
     evaluate_every: int = 1000
     refresh: int = 10_000
 
@@ -97,7 +98,7 @@ class Training:
         """Couple the replicas; what can fail in one process alone has been done before."""
         plan = self.plan
         self.meter = parle.Metered(communicator or parle.InProcess())
-        policies = dict(start=plan.start, buffers=plan.buffers, optimizer_state=plan.optimizer_state)
+        policies = dict(start=plan.start, buffers=plan.buffers, optimizer_state=plan.optimizer_state, one_pass=plan.one_pass)
         self.replicas = parle.join(self._models, self._optimizers, plan.algorithm, self.meter, **policies)
 
     def go_to(self, step: int) -> None:
