@@ -13,11 +13,12 @@ from parle import testing
 
 def check(rank: int) -> None:
     """The checks for every communicator, and the wrappers around it."""
-    testing.check_communicator(lambda: parle.MPI(ordered=True), THREE[rank])
-    testing.check_communicator(parle.MPI, THREE[rank], exact=False)
-    for how in ({"codec": "int8"}, {"codec": "topk(0.1)"}, {"delay": 3}, {}):
+    for shared in (True, False):
+        testing.check_communicator(lambda shared=shared: parle.MPI(ordered=True, shared_memory=shared), THREE[rank])
+    testing.check_communicator(lambda: parle.MPI(shared_memory=False), THREE[rank], exact=False)
+    for how in ({"codec": "int8"}, {"codec": "topk(0.1)"}, {"delay": 3}, {"delay": 3, "shared_memory": False}, {}, {"shared_memory": False}):
         ended = []
-        for transport, mine in ((parle.MPI(ordered=True), THREE[rank]), (parle.InProcess(), range(3))):
+        for transport, mine in ((parle.MPI(ordered=True, shared_memory=how.get("shared_memory", True)), THREE[rank]), (parle.InProcess(), range(3))):
             models = [wide(40) for _ in mine]
             optimizers = [torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9) for model in models]
             replicas = parle.join(models, optimizers, parle.LocalSGD(period=4), wrapped(transport, how))
