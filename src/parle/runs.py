@@ -1,6 +1,6 @@
 """Run folders: what a training leaves on disk.
 
-runs/<name>/  config.yaml  env.json  status.json  metrics.jsonl  events.jsonl  checkpoints/  final/model.safetensors
+runs/<name>/  config.yaml  env.json  status.json  metrics.jsonl  events.jsonl  checkpoints/  final/model.safetensors  report.html
 
 The first process of a run writes it. Every process of several writes `logs/process-<rank>.jsonl`, and its state of a checkpoint into
 `checkpoints/`, all but the first in a folder of its own there.
@@ -11,12 +11,12 @@ import os
 import shutil
 import time
 from pathlib import Path
-
-import safetensors
-import safetensors.torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from parle.errors import ConfigError, SetupError
+
+if TYPE_CHECKING:
+    from torch import Tensor  # whoever only reads about a run does without torch
 
 
 class RunFolder:
@@ -28,6 +28,7 @@ class RunFolder:
         self.metrics, self.events = path / "metrics.jsonl", path / "events.jsonl"
         self.logs = path / "logs"
         self.checkpoints, self.model = path / "checkpoints", path / "final" / "model.safetensors"
+        self.report = path / "report.html"
 
     def require_free(self, overwrite: bool = False) -> None:
         """Raise ConfigError if the name is taken, or not to be overwritten."""
@@ -127,14 +128,18 @@ class RunFolder:
         kept = [record for record in self.records() if record["step"] <= step]
         self.write_text(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
 
-    def save_model(self, state: dict[str, Tensor]) -> None:
+    def save_model(self, state: "dict[str, Tensor]") -> None:
         """Write the solution: parameters and buffers by name, tied ones once under each name."""
+        import safetensors.torch
+
         aside = self.model.with_suffix(".part")
         safetensors.torch.save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}, aside)
         os.replace(aside, self.model)
 
-    def load_model(self) -> dict[str, Tensor]:
+    def load_model(self) -> "dict[str, Tensor]":
         """The solution of a finished run; ConfigError where it cannot be read."""
+        import safetensors.torch
+
         try:
             return safetensors.torch.load_file(self.model)
         except (OSError, safetensors.SafetensorError) as error:

@@ -1,5 +1,6 @@
 """Commands that look at runs: `eval`, `compare`, `align`, `flatness`."""
 
+import enum
 import json
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +9,20 @@ import typer
 
 from parle.cli.application import JsonOption, app
 from parle.errors import ConfigError
+
+
+class Against(enum.StrEnum):
+    """What runs are compared over."""
+
+    epochs = "epochs"
+    gradients = "gradients"
+    seconds = "seconds"
+    bytes = "bytes"
+
+    @property
+    def axis(self) -> str:
+        """Its name in full."""
+        return {"gradients": "gradient evaluations", "bytes": "bytes sent per replica"}.get(self.value, self.value)
 
 
 @app.command("eval")
@@ -33,22 +48,22 @@ def evaluate(
 @app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Two or more run folders.")],
+    plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE.svg|FILE.pdf", help="Draw the test errors of all runs.")] = None,
+    against: Annotated[Against, typer.Option("--against", help="What the picture shows them over.")] = Against.epochs,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare runs at their ends and at equal epochs, gradients, seconds and bytes: `parle compare runs/a runs/b`."""
-    from parle import config as configuration
-    from parle.reports import comparison, tables
-    from parle.runs import RunFolder
+    """Compare runs at their ends and at equal epochs, gradients, seconds and bytes: `parle compare runs/a runs/b --plot errors.pdf`."""
+    from parle.reports import comparison, pictures, story, tables
 
-    found = []
-    for path in runs:
-        run, records = RunFolder.existing(path), RunFolder(path).records()
-        if not records:
-            raise ConfigError(f"The run {path} has no evaluations yet, so there is nothing to compare.")
-        settings = configuration.load(run.config)
-        found.append(
-            comparison.Run(path.name if len({p.name for p in runs}) == len(runs) else str(path), configuration.title(settings), settings.replicas, records)
-        )
+    if plot:
+        pictures.require_format(plot)
+    stories = story.existing(runs)
+    for its in stories:
+        if not its.records:
+            raise ConfigError(f"The run {its.path} has no evaluations yet, so there is nothing to compare.")
+    found = comparison.runs_of(stories)
+    if plot:
+        pictures.curves(plot, "", comparison.errors(found, against.axis), against.axis, "test error, %")
     compared = comparison.compare(found)
     print(json.dumps(compared)) if as_json else tables.show_comparison(compared)
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from parle.reports.story import Story
+
 AXES = {
     "epochs": lambda record: record["epoch"],
     "gradient evaluations": lambda record: record["gradient_evaluations"],
@@ -26,6 +28,11 @@ class Run:
         return within[-1] if within else None
 
 
+def runs_of(stories: list[Story]) -> list[Run]:
+    """The runs of stories that have evaluations."""
+    return [Run(its.label, its.algorithm, its.replicas, its.records) for its in stories if its.records]
+
+
 def compare(runs: list[Run]) -> dict:
     """The final figures of each run, and for each axis the largest budget that all runs reached with their errors there."""
     final = [
@@ -46,3 +53,9 @@ def compare(runs: list[Run]) -> dict:
         budget = min((end for end in ends if end > 0), default=0)  # a lone replica sends nothing, within any budget
         equal[axis] = {"budget": budget, "error_pct": {run.name: run.error_within(axis, budget) for run in runs}}
     return {"final": final, "equal": equal}
+
+
+def errors(runs: list[Run], axis: str) -> dict[str, list[list[tuple[float, float]]]]:
+    """The test error of every run over an axis, as points by a label that says what was trained."""
+    spent = AXES[axis]
+    return {f"{run.name} ({run.algorithm} x {run.replicas})": [[(spent(its), its["consensus"]["error_pct"]) for its in run.records]] for run in runs}

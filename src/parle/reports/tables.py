@@ -31,6 +31,18 @@ def size(count: float) -> str:
     raise AssertionError("unreachable")
 
 
+def clock(seconds: float) -> str:
+    """A time for people.
+
+    >>> clock(0.25), clock(7.8), clock(95), clock(7320)
+    ('0.25 s', '7.8 s', '1 min 35 s', '2 h 2 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.2g} s" if seconds < 1 else f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def show_result(result: dict, baseline: dict | None) -> None:
     """The final table of a training: the consensus, every replica, and the baseline with as many gradient evaluations."""
     rows = [["consensus", f"{result['error_pct']:.2f}", f"{result['gradient_evaluations']:,}", f"{result['seconds']:.1f}"]]
