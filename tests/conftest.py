@@ -40,6 +40,15 @@ def own_folders(tmp_path, monkeypatch):
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def no_reports(request, monkeypatch):
+    """Trainings write no report, which would cost every one of them a second, except in tests that are marked `reports`."""
+    if "reports" not in request.keywords:
+        from parle import jobs
+
+        monkeypatch.setattr(jobs._Job, "_report", lambda its: None)
+
+
 @pytest.fixture
 def parle_command(monkeypatch, capsys):
     """`parle_command("train", "-n", "2")` in this process."""

@@ -170,6 +170,7 @@ class RunConfig(Strict):
     schedule: ScheduleConfig = ScheduleConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    report: bool = Field(True, description="write report.html into the run folder at the end, where matplotlib is there")
 
     @field_validator("algorithm", mode="before")
     @classmethod

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import platform
 import signal
 import sys
 from pathlib import Path
@@ -10,11 +11,12 @@ from pathlib import Path
 import torch
 
 from parle import checkpoint, config, data, launch, models, processes, settling
-from parle.errors import ConfigError, DivergedError, ParleError, ReplicaLost
+from parle.errors import ConfigError, DivergedError, ParleError, ReplicaLost, SetupError
 from parle.keeping import Keeper
 from parle.launch import World
 from parle.metrics import Score, score
 from parle.plans import Quiet, flat, load_data, plan_for
+from parle.reports import page, story
 from parle.runs import RunFolder
 from parle.servers import Seat
 from parle.serving import Serving, carry_out
@@ -189,7 +191,19 @@ class _Job:
         summed = summary(run.path, self.settings, training, record)
         run.write_json(run.status, {"state": "done", "exit_code": 0, "result": summed})
         run.event("done")
+        self._report()
         return summed
+
+    def _report(self) -> None:
+        """Write the report of a run that is done, which it stays whatever happens here."""
+        if not self.settings.report:
+            return
+        try:
+            page.write(story.existing([self.run.path]), self.run.report)
+        except SetupError as error:
+            self.show.note(f"there is no report.html. {error} Then `parle report {self.run.path}` writes it.")
+        except Exception as error:
+            self.show.caution(f"The run is done, but its report could not be written ({type(error).__name__}: {error}). Try `parle report {self.run.path}`.")
 
     def _create(self) -> None:
         self.run.create(self.overwrite)
@@ -209,7 +223,7 @@ class _Job:
             signal.signal(number, signal.SIG_DFL)  # the second one ends at once
 
         if first:
-            run.write_json(run.status, {"state": "running", "pid": os.getpid()})
+            run.write_json(run.status, {"state": "running", "pid": os.getpid(), "host": platform.node()})
             run.event("start", step=training.step)
         self.show.begin(f"{self.settings.algorithm['name']} x {self.settings.replicas}", training.plan.steps)
         record, note = {}, ""

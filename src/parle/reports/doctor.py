@@ -14,7 +14,7 @@ EXTRAS = {
     "plots": ("matplotlib",),
     "ray": ("ray",),
     "simulate": ("simpy",),
-    "test": ("hypothesis", "pytest", "pytest-timeout", "pytest-xdist"),
+    "test": ("hypothesis", "playwright", "pytest", "pytest-timeout", "pytest-xdist"),
     "dev": ("ruff",),
 }
 

@@ -74,8 +74,9 @@ def _told(its: Story) -> Iterator[str]:
     best = min(its.records, key=lambda record: record["consensus"]["error_pct"])
     yield _table(["", "test error, %", "test loss", "gradient evaluations", "seconds"], rows)
     yield (
-        f"<p>Epoch {last['epoch']:.4g} of {its.epochs:.4g}, step {last['step']:,}, {last['round']:,} rounds; {size(last['bytes_sent_per_replica'])} sent by each "
-        f"replica; {last['images_per_second']:,.0f} images/s. The least test error was {best['consensus']['error_pct']:.2f} %, in epoch {best['epoch']:.4g}.</p>"
+        f"<p>Epoch {last['epoch']:.4g} of {its.epochs:.4g}, step {last['step']:,}, {last['round']:,} rounds; {size(last['bytes_sent_per_replica'])} sent "
+        f"by each replica; {last['images_per_second']:,.0f} images/s. "
+        f"The least test error was {best['consensus']['error_pct']:.2f} %, in epoch {best['epoch']:.4g}.</p>"
     )
 
 

@@ -40,11 +40,13 @@ def curves(path: Path, title: str, lines: dict[str, list[list[Point]]], x: str, 
             across = [[points[index] for points in seeds] for index in range(count)]
             at = [points[0][0] for points in across]
             values = [[value for _, value in points] for points in across]
-            (drawn,) = axes.plot(at, [sum(its) / len(its) for its in values], label=label, linewidth=1.5)
+            shown = f" {label}" if label.startswith("_") else label  # which a legend would leave out
+            (drawn,) = axes.plot(at, [sum(its) / len(its) for its in values], label=shown, linewidth=1.5)
             axes.fill_between(at, [min(its) for its in values], [max(its) for its in values], alpha=0.15, color=drawn.get_color(), linewidth=0)
-        axes.set_yscale("log")
+        if all(value > 0 for seeds in lines.values() for points in seeds for _, value in points):
+            axes.set_yscale("log")
+            axes.yaxis.set_minor_formatter("{x:g}")
         axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("{x:g}")
         axes.tick_params(axis="y", which="minor", labelsize=7)
         axes.set(xlabel=x, ylabel=y, xlim=(0, None))
         axes.grid(alpha=0.3)
@@ -167,5 +169,5 @@ def _matplotlib():
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError:
-        raise SetupError('Pictures need matplotlib: pip install "parle-sgd[plots]"') from None
+        raise SetupError("Pictures need matplotlib. Install it with `pip install 'parle-sgd[plots]'`.") from None
     return matplotlib, Figure

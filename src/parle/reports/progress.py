@@ -46,8 +46,8 @@ class Display:
     def note(self, text: str) -> None:
         """Something that was decided for the user."""
         if not self._quiet:
-            self._console.print(f"note: {text}", highlight=False, soft_wrap=True)
+            self._console.print(f"note: {text}", highlight=False, soft_wrap=True, markup=False)  # [plots] is no style
 
     def caution(self, text: str) -> None:
         """Something that the user should know."""
-        self._console.print(f"caution: {text}", style="yellow", highlight=False, soft_wrap=True)
+        self._console.print(f"caution: {text}", style="yellow", highlight=False, soft_wrap=True, markup=False)

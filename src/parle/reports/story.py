@@ -12,6 +12,7 @@ import yaml
 from parle.runs import RunFolder
 
 SILENT = 20.0  # seconds without a sign of life after which a run whose process is gone is called lost; a restart takes a few
+COUNTS = {"epoch", "step", "round", "gradient_evaluations", "seconds", "images_per_second", "bytes_sent_per_replica"}  # of every evaluation
 ENDED = ("done", "failed", "interrupted", "lost", "deleted")
 
 
@@ -87,7 +88,7 @@ class Story:
         if self._changed(folder.status):
             self.status = _mapping(folder.status, json.loads)
         self._metrics.read()
-        self.records = [record for record in self._metrics.records if isinstance(record.get("consensus"), dict)]
+        self.records = [record for record in self._metrics.records if record.keys() >= COUNTS and _scored(record.get("consensus"))]
         self._events.read()
 
     @property
@@ -203,6 +204,10 @@ def thinned(records: list, most: int = 400) -> list:
     stride = max(1, -(-len(records) // most))
     kept = records[::stride]
     return kept if not records or (len(records) - 1) % stride == 0 else [*kept, records[-1]]
+
+
+def _scored(consensus) -> bool:
+    return isinstance(consensus, dict) and consensus.keys() >= {"error_pct", "loss"}
 
 
 def _number(value, otherwise):

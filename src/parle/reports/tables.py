@@ -1,5 +1,7 @@
 """Tables on the terminal."""
 
+from pathlib import Path
+
 from rich.console import Console
 from rich.table import Table
 
@@ -56,6 +58,8 @@ def show_result(result: dict, baseline: dict | None) -> None:
     speed, sent = result["images_per_second"], size(result["bytes_sent_per_replica"])
     rounds = "1 round" if result["rounds"] == 1 else f"{result['rounds']:,} rounds"
     console.print(f"{rounds}, {sent} sent by each replica, {speed:,.0f} images/s. Written to {result['run']}")
+    if (report := Path(result["run"]) / "report.html").is_file():
+        console.print(f"Report: {report}")
 
 
 def show_simulation(result: dict, curve: list[dict]) -> None:

@@ -75,9 +75,9 @@ function picture(title, lines, logarithmic) {
   svg.append(draw("text", { x: (left + right) / 2, y: 196, "text-anchor": "middle" }, axis));
   lines.forEach((line, index) => {
     const its = points[index];
-    const group = draw("g", line.single ? { class: "single" } : {}, draw("title", {}, line.label));
-    group.append(draw("polyline", { class: `c${line.colour % COLOURS}`, points: its.map(([x, y]) => `${across(x).toFixed(1)},${up(y).toFixed(1)}`).join(" ") }));
-    if (its.length <= (line.single ? 3 : 25)) for (const [x, y] of its) group.append(draw("circle", { class: `c${line.colour % COLOURS}`, cx: across(x), cy: up(y), r: line.single ? 1 : 1.6 }));
+    const group = draw("g", { class: `c${line.colour % COLOURS}${line.single ? " single" : ""}` }, draw("title", {}, line.label));
+    group.append(draw("polyline", { points: its.map(([x, y]) => `${across(x).toFixed(1)},${up(y).toFixed(1)}`).join(" ") }));
+    if (its.length <= (line.single ? 3 : 25)) for (const [x, y] of its) group.append(draw("circle", { cx: across(x), cy: up(y), r: line.single ? 1 : 1.6 }));
     svg.append(group);
   });
   return svg;
@@ -106,7 +106,7 @@ function facts(run) {
 }
 
 function card(run, number, several) {
-  const head = make("h2", {}, ...(several ? [make("i", { class: `mark m${number % COLOURS}` })] : []), run.name, make("span", { class: `state ${run.state}` }, run.state));
+  const head = make("h2", {}, ...(several ? [make("i", { class: `mark c${number % COLOURS}` })] : []), run.name, make("span", { class: `state ${run.state}` }, run.state));
   const its = make("section", { class: "run", "data-run": run.run }, head, make("p", {}, run.title));
   if (run.message) its.append(make("p", { class: "message" }, run.message));
   if (run.evaluations) {
