@@ -93,7 +93,8 @@ def test_a_server_run_shows_quorum_staleness_and_waiting(parle_command):
     for words in ("Quorum", "Staleness", "replica 2", "waiting"):
         assert words in seen
     records = story.Story(Path("runs/s")).records
-    assert sum(count for _, count in panels.staleness(records)) == records[-1]["round"] or sum(count for _, count in panels.staleness(records)) > 0
+    merged = sum(count for _, count in panels.staleness(records))
+    assert merged == sum(sum(record["staleness"].values()) for record in records) > 0
     assert len(panels.times(records)) == 3
 
 
@@ -196,6 +197,12 @@ def test_numbers_that_are_not_finite_leave_gaps():
 def test_settings_that_move_are_found_and_others_not():
     records = [{"algorithm": {"gamma": gamma, "rho": 1.0, "period": [1, gamma], "reduce": "mean"}, "inner_lr": 0.1} for gamma in (3, 2)]
     assert panels.moving(records) == {"gamma": [3, 2], "period": [[1, 3], [1, 2]]}
+
+
+def test_staleness_is_counted_in_ranges_that_double():
+    records = [{"staleness": {str(value): 1 for value in range(100)}}]
+    assert panels.staleness(records)[-2:] == [("32 to 63", 32), ("64 to 127", 36)] and panels.staleness([{}]) == []
+    assert panels.staleness([{"staleness": {"0": 3}}]) == [("0", 3)]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

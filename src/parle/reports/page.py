@@ -168,11 +168,12 @@ def _background(its: Story) -> Iterator[str]:
         if key not in ("command", "launch_id")
     ]
     yield "<h3>Machine</h3>" + _table(["", ""], [row for row in rows if row[1] not in ("", "None")], texts=2)
-    yield f"<h3>Configuration</h3><pre>{_text(yaml.safe_dump(its.settings, sort_keys=False))}</pre>"
+    yield f'<h3>Configuration</h3><pre class="columns">{_text(yaml.safe_dump(its.settings, sort_keys=False))}</pre>'
 
 
 def _details(event: dict) -> str:
-    return ", ".join(f"{key}: {value}" for key, value in event.items() if key not in ("time", "event"))
+    said = {key: value for key, value in event.items() if key not in ("time", "event")}
+    return ", ".join(str(value) if key in ("text", "message") else f"{key}: {value}" for key, value in said.items())
 
 
 def _leaves(tree: dict, above: str = "") -> Iterator[tuple[str, object]]:

@@ -76,19 +76,22 @@ def moving(records: list[dict]) -> dict[str, list]:
     return {name: values for name, values in found.items() if any(value != values[0] for value in values) and all(map(_numeric, values))}
 
 
-def staleness(records: list[dict], most: int = 12) -> list[tuple[str, int]]:
-    """How many proposals were how stale, over the whole run; of many values, in ranges of equal width."""
+def staleness(records: list[dict]) -> list[tuple[str, int]]:
+    """How many proposals were how stale, over the whole run, in ranges that double.
+
+    >>> staleness([{"staleness": {"0": 5, "2": 1}}, {"staleness": {"3": 4}}])
+    [('0', 5), ('1', 0), ('2 to 3', 5)]
+    """
     counts: dict[int, int] = {}
     for record in records:
         for value, count in (record.get("staleness") or {}).items():
-            counts[int(value)] = counts.get(int(value), 0) + count
-    if not counts:
-        return []
-    width = -(-(max(counts) + 1) // most)
-    bins: dict[int, int] = {}
-    for value, count in counts.items():
-        bins[value // width] = bins.get(value // width, 0) + count
-    return [(f"{index * width}" if width == 1 else f"{index * width} to {(index + 1) * width - 1}", bins.get(index, 0)) for index in range(max(bins) + 1)]
+            counts[int(value).bit_length()] = counts.get(int(value).bit_length(), 0) + count
+    return [(_range(bits), counts.get(bits, 0)) for bits in range(max(counts, default=-1) + 1)]
+
+
+def _range(bits: int) -> str:
+    """The whole numbers that have so many binary digits."""
+    return str(bits) if bits < 2 else f"{2 ** (bits - 1)} to {2**bits - 1}"
 
 
 def times(records: list[dict]) -> dict[str, dict[str, float]]:

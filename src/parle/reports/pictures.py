@@ -35,6 +35,8 @@ def require_format(path: Path) -> None:
 def curves(path: Path, title: str, lines: dict[str, list[list[Point]]], x: str, y: str) -> None:
     """Lines by their label, each the mean over several seeds' points (x, y), with a band from the least to the greatest."""
     with _axes(path, title, (7.5, 4.5)) as axes:
+        from matplotlib import ticker
+
         for label, seeds in lines.items():
             count = min(len(points) for points in seeds)
             across = [[points[index] for points in seeds] for index in range(count)]
@@ -49,6 +51,8 @@ def curves(path: Path, title: str, lines: dict[str, list[list[Point]]], x: str, 
         axes.yaxis.set_major_formatter("{x:g}")
         axes.tick_params(axis="y", which="minor", labelsize=7)
         axes.set(xlabel=x, ylabel=y, xlim=(0, None))
+        if axes.get_xlim()[1] > 1e5:
+            axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=" "))
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
@@ -113,8 +117,8 @@ def _draw(axes, panel: Panel, across: list[list[float]]) -> None:
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_locator(ticker.NullLocator())
     else:
-        axes.yaxis.set_major_locator(ticker.MaxNLocator(6))
-    axes.xaxis.set_major_locator(ticker.MaxNLocator(6))
+        axes.yaxis.set_major_locator(ticker.MaxNLocator(6, steps=(1, 2, 5, 10)))
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(6, steps=(1, 2, 5, 10)))
     axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=" "))
     axes.set_xlim(0, max((x for places in across for x in places), default=1) or 1)
     axes.grid(color=RULE, linewidth=0.6)
