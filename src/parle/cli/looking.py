@@ -70,9 +70,9 @@ def _serve(watcher, port: int | None) -> None:
 
     server = live.server_for(watcher, port)
     number = server.server_address[1]
-    print(f"Watching on http://127.0.0.1:{number}/  (Ctrl-C ends it; the runs go on)")
-    print(f"From another machine: ssh -L {number}:127.0.0.1:{number} {getpass.getuser()}@{platform.node()}  and open the same address there.", flush=True)
     try:
+        print(f"Watching on http://127.0.0.1:{number}/  (Ctrl-C ends it; the runs go on)")
+        print(f"From another machine: ssh -L {number}:127.0.0.1:{number} {getpass.getuser()}@{platform.node()}  and open the same address there.", flush=True)
         server.serve_forever()
     except KeyboardInterrupt:
         print()
