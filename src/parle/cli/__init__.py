@@ -5,10 +5,13 @@ import sys
 import time
 
 from parle.cli import catalogue, experiments, looking, results, training
-from parle.cli.application import app
+from parle.cli.application import app, in_order
 from parle.errors import ParleError
 
 __all__ = ["app", "catalogue", "experiments", "looking", "main", "results", "training"]
+
+
+in_order()
 
 
 def main() -> None:

@@ -6,17 +6,21 @@ from typing import Annotated
 
 import typer
 
-from parle.cli.application import JsonOption, app
+from parle.cli.application import LEARN, JsonOption, app, option
 from parle.errors import ConfigError, did_you_mean
 
 
-@app.command("list")
+@app.command("list", rich_help_panel=LEARN)
 def list_(
-    what: Annotated[str, typer.Argument(help="algorithms, models, data, tables, runs or all.")] = "all",
-    runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Folder of all runs.")] = Path("runs"),
+    what: Annotated[str, typer.Argument(help="algorithms, models, data, tables, runs or all. Default: all.", show_default=False)] = "all",
+    runs_dir: Annotated[Path, option("--runs-dir", says="Folder of all runs.", default="runs")] = Path("runs"),
     as_json: JsonOption = False,
 ) -> None:
-    """List algorithms, models, data, tables to reproduce and runs: `parle list algorithms`."""
+    """List algorithms, models, data, tables to reproduce and runs.
+
+    - `parle list`
+    - `parle list algorithms`
+    """
     from parle.reports import catalogue, tables
 
     listed = catalogue.everything(runs_dir)
@@ -31,13 +35,17 @@ def list_(
         print()
 
 
-@app.command()
+@app.command(rich_help_panel=LEARN)
 def explain(
     name: Annotated[str, typer.Argument(help="The name of an algorithm, as in `parle list`.")],
-    replicas: Annotated[int, typer.Option("-n", "--replicas", min=1, help="Of the run in mind.")] = 3,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Of each replica, in the run in mind.")] = 10_000,
+    replicas: Annotated[int, option("-n", "--replicas", min=1, says="Of the run in mind.", default="3")] = 3,
+    steps: Annotated[int, option("--steps", min=1, says="Of each replica, in the run in mind.", default="10000")] = 10_000,
 ) -> None:
-    """Explain an algorithm: paper, equations, settings, vectors, bytes, special cases: `parle explain local-sgd -n 8 --steps 60000`."""
+    """Explain an algorithm: paper, equations, settings, vectors, bytes, special cases.
+
+    - `parle explain parle`
+    - `parle explain local-sgd -n 8 --steps 60000`
+    """
     from parle.algorithms import ALGORITHMS
     from parle.reports import explain as explaining
 
@@ -46,9 +54,13 @@ def explain(
     print(explaining.page(name, ALGORITHMS[name], steps, replicas), end="")
 
 
-@app.command()
+@app.command(rich_help_panel=LEARN)
 def doctor(as_json: JsonOption = False) -> None:
-    """Show what this machine has for parle, and the command that adds what is missing."""
+    """Show what this machine has for parle, and the command that adds what is missing.
+
+    - `parle doctor`
+    - `parle doctor --json`
+    """
     from parle import launch
     from parle.reports import doctor as examining
     from parle.reports import tables

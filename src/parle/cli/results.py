@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from parle.cli.application import JsonOption, app
+from parle.cli.application import LOOK, JsonOption, app, option
 from parle.errors import ConfigError
 
 
@@ -25,14 +25,18 @@ class Against(enum.StrEnum):
         return {"gradients": "gradient evaluations", "bytes": "bytes sent per replica"}.get(self.value, self.value)
 
 
-@app.command("eval")
+@app.command("eval", rich_help_panel=LOOK)
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    data: Annotated[str | None, typer.Option("-d", "--data", help="Other data of the same shape; default: that of the run.")] = None,
-    training: Annotated[bool, typer.Option("--training", help="On the samples for training: the training error.")] = False,
+    data: Annotated[str | None, option("-d", "--data", says="Other data of the same shape.", default="that of the run")] = None,
+    training: Annotated[bool, option("--training", says="On the samples for training: the training error.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Test the solution of a finished run: `parle eval runs/mine`."""
+    """Test the solution of a finished run.
+
+    - `parle eval runs/mine`
+    - `parle eval runs/mine --training --json`
+    """
     from parle import jobs
     from parle.reports import progress, tables
 
@@ -45,14 +49,18 @@ def evaluate(
         )
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Two or more run folders.")],
-    plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE.svg|FILE.pdf", help="Draw the test errors of all runs.")] = None,
-    against: Annotated[Against, typer.Option("--against", help="What the picture shows them over.")] = Against.epochs,
+    plot: Annotated[Path | None, option("--plot", metavar="FILE.svg|FILE.pdf", says="Draw the test errors of all runs.", default="no picture")] = None,
+    against: Annotated[Against, option("--against", says="What the picture shows them over.", default="epochs")] = Against.epochs,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare runs at their ends and at equal epochs, gradients, seconds and bytes: `parle compare runs/a runs/b --plot errors.pdf`."""
+    """Compare runs at their ends and at equal epochs, gradients, seconds and bytes.
+
+    - `parle compare runs/a runs/b`
+    - `parle compare runs/a runs/b --plot errors.pdf --against bytes`
+    """
     from parle.reports import comparison, pictures, story, tables
 
     if plot:
@@ -68,14 +76,18 @@ def compare(
     print(json.dumps(compared)) if as_json else tables.show_comparison(compared)
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def align(
     runs: Annotated[list[Path], typer.Argument(help="Two or more finished runs of one model, trained apart.")],
-    method: Annotated[str, typer.Option(help="greedy or hungarian, layer by layer; or weights, over all layers.")] = "greedy",
-    plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE.svg", help="Draw both matrices of overlaps.")] = None,
+    method: Annotated[str, option("--method", says="greedy or hungarian, layer by layer; or weights, over all layers.", default="greedy")] = "greedy",
+    plot: Annotated[Path | None, option("--plot", metavar="FILE.svg", says="Draw both matrices of overlaps.", default="no picture")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Bring networks into one order of channels, and test their mean: `parle align runs/a runs/b --method weights`."""
+    """Bring networks into one order of channels, and test their mean.
+
+    - `parle align runs/a runs/b`
+    - `parle align runs/a runs/b --method weights --plot overlaps.svg`
+    """
     from parle import anatomy
     from parle.reports import pictures, progress, tables
 
@@ -85,13 +97,17 @@ def align(
     print(json.dumps(found)) if as_json else tables.show_alignment(found)
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def flatness(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    samples: Annotated[int, typer.Option(min=2, help="Training samples, the first ones.")] = 1000,
+    samples: Annotated[int, option("--samples", min=2, says="Training samples, the first ones.", default="1000")] = 1000,
     as_json: JsonOption = False,
 ) -> None:
-    """Show how flat the loss around a solution is: `parle flatness runs/mine`."""
+    """Show how flat the loss around a solution is.
+
+    - `parle flatness runs/mine`
+    - `parle flatness runs/mine --samples 200`
+    """
     from parle import anatomy
     from parle.reports import progress, tables
 

@@ -7,34 +7,76 @@ from typing import Annotated, Any
 
 import typer
 
-from parle.cli.application import JsonOption, app, quorum_of
+from parle.cli.application import COUPLING, FOLDER, MACHINE, OUTPUT, STEPS, TRAIN, WHAT, JsonOption, app, option, quorum_of
 from parle.errors import ConfigError
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def train(
-    model: Annotated[str | None, typer.Option("-m", "--model", help="One of `parle list`, or package.module:function, or file.py:function.")] = None,
-    data: Annotated[str | None, typer.Option("-d", "--data", help="digits, mnist, a folder of parquet shards, a text, a hub id, or module:attribute.")] = None,
-    algorithm: Annotated[str | None, typer.Option("-a", "--algorithm", help="One of `parle list`.")] = None,
-    replicas: Annotated[int | None, typer.Option("-n", "--replicas", help="How many replicas.")] = None,
-    epochs: Annotated[float | None, typer.Option("-e", "--epochs", help="Data epochs of each replica; may be a fraction.")] = None,
-    batch_size: Annotated[int | None, typer.Option("-b", "--batch-size", help="Of each replica.")] = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="Initial rate, inner and outer.")] = None,
-    seed: Annotated[int | None, typer.Option("-s", "--seed", help="Root of all random numbers.")] = None,
-    split: Annotated[float | None, typer.Option("--split", help="Part of the data that each replica sees; together they see all.")] = None,
-    quorum: Annotated[str | None, typer.Option("--quorum", help="Train at a server that closes a round with so many: 1, n, 'ramp(1, n, every=300)'.")] = None,
-    ray: Annotated[str | None, typer.Option("--ray", metavar="ADDRESS", help="Train at a server on Ray: the address of a cluster, or `local`.")] = None,
-    processes: Annotated[bool | None, typer.Option(help="Train each replica in a process of its own. Default: where that is faster.")] = None,
-    device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, or several: cuda:0,cuda:1.")] = None,
-    checkpoint_every: Annotated[str | None, typer.Option("--checkpoint-every", help="5rounds, 1epochs, 10min or 30s; default: at every evaluation.")] = None,
-    elastic: Annotated[bool | None, typer.Option("--elastic", help="When a process of ours is lost, start all again from the last checkpoint.")] = None,
-    sets: Annotated[list[str] | None, typer.Option("--set", help="Any other setting: path=value, such as algorithm.period=10.")] = None,
-    config: Annotated[Path | None, typer.Option("-c", "--config", help="A YAML file, such as a run's config.yaml.")] = None,
-    name: Annotated[str | None, typer.Option("--name", help="Name of the run; default: algorithm, data and the time.")] = None,
-    runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Folder of all runs.")] = Path("runs"),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run of this name.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run of this name from its last checkpoint.")] = False,
-    baseline: Annotated[bool, typer.Option("--baseline", help="Also train one plain SGD with as many gradient evaluations.")] = False,
+    model: Annotated[
+        str | None, option("-m", "--model", says="One of `parle list`, or package.module:function, or file.py:function.", default="mlp", panel=WHAT)
+    ] = None,
+    data: Annotated[
+        str | None,
+        option("-d", "--data", says="One of `parle list`, a folder of parquet shards, a text, a hub id, or module:attribute.", default="digits", panel=WHAT),
+    ] = None,
+    split: Annotated[
+        float | None, option("--split", says="Part of the data that each replica sees, up to 1; together they see all.", default="everything", panel=WHAT)
+    ] = None,
+    config: Annotated[Path | None, option("-c", "--config", says="A YAML file, such as a run's config.yaml.", default="none", panel=WHAT)] = None,
+    sets: Annotated[
+        list[str] | None,
+        option("--set", says="Any other setting, as often as you like: path=value, such as algorithm.period=10.", default="none", panel=WHAT),
+    ] = None,
+    algorithm: Annotated[str | None, option("-a", "--algorithm", says="One of `parle list`.", default="parle", panel=COUPLING)] = None,
+    replicas: Annotated[
+        int | None, option("-n", "--replicas", says="How many replicas.", default="3, or 1 for an algorithm of one replica", panel=COUPLING)
+    ] = None,
+    quorum: Annotated[
+        str | None,
+        option(
+            "--quorum",
+            says="Train at a server that closes a round with so many proposals: 1, n, 'ramp(1, n, every=300)'.",
+            default="no server",
+            panel=COUPLING,
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        option("--ray", metavar="ADDRESS", says="Train at a server on Ray: the address of a cluster, or `local`.", default="no Ray", panel=COUPLING),
+    ] = None,
+    epochs: Annotated[
+        float | None,
+        option("-e", "--epochs", says="Passes of each replica over its data, also fractions.", default="5, or 50 below 10,000 samples", panel=STEPS),
+    ] = None,
+    batch_size: Annotated[
+        int | None, option("-b", "--batch-size", says="Samples in a step of one replica.", default="128, or 32 below 10,000 samples", panel=STEPS)
+    ] = None,
+    lr: Annotated[
+        float | None, option("--lr", says="Learning rate at the beginning, inner and outer.", default="0.1, or 0.001 with AdamW", panel=STEPS)
+    ] = None,
+    seed: Annotated[int | None, option("-s", "--seed", says="Root of all random numbers.", default="0", panel=STEPS)] = None,
+    device: Annotated[
+        str | None,
+        option("--device", says="auto, cpu, cuda, or several: cuda:0,cuda:1.", default="auto, which is every GPU, or the CPU", panel=MACHINE),
+    ] = None,
+    processes: Annotated[
+        bool | None,
+        option("--processes/--no-processes", says="Train each replica in a process of its own.", default="where that is faster", panel=MACHINE),
+    ] = None,
+    elastic: Annotated[
+        bool | None,
+        option("--elastic/--no-elastic", says="When a process of ours is lost, start all again from the last checkpoint.", default="no", panel=MACHINE),
+    ] = None,
+    name: Annotated[str | None, option("--name", says="Name of the run.", default="algorithm, data and the time", panel=FOLDER)] = None,
+    runs_dir: Annotated[Path, option("--runs-dir", says="Folder of all runs.", default="runs", panel=FOLDER)] = Path("runs"),
+    overwrite: Annotated[bool, option("--overwrite", says="Replace a run of this name.", panel=FOLDER)] = False,
+    resume: Annotated[bool, option("--resume", says="Continue the run of this name from its last checkpoint.", panel=FOLDER)] = False,
+    checkpoint_every: Annotated[
+        str | None,
+        option("--checkpoint-every", says="Between two checkpoints: 5rounds, 1epochs, 10min or 30s.", default="as between evaluations", panel=FOLDER),
+    ] = None,
+    baseline: Annotated[bool, option("--baseline", says="Also train one plain SGD with as many gradient evaluations.", panel=OUTPUT)] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train coupled replicas and test their consensus.
@@ -80,10 +122,12 @@ def train(
     _train(settings, path, overwrite, False, baseline, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def resume(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    replicas: Annotated[int | None, typer.Option("-n", "--replicas", min=1, help="Go on with so many: new ones start from the reference.")] = None,
+    replicas: Annotated[
+        int | None, option("-n", "--replicas", min=1, says="Go on with so many: new ones start from the reference.", default="as many as before")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Continue an interrupted run from its last checkpoint.
