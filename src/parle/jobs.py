@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 
-from parle import checkpoint, config, data, launch, models, processes, settling
+from parle import checkpoint, config, data, launch, processes, settling
 from parle.errors import ConfigError, DivergedError, ParleError, ReplicaLost, SetupError
 from parle.keeping import Keeper
 from parle.launch import World
 from parle.metrics import Score, score
-from parle.plans import Quiet, flat, load_data, plan_for
+from parle.plans import Quiet, flat, load_data, plan_for, solution_of
 from parle.reports import page, story
 from parle.runs import RunFolder
 from parle.servers import Seat
@@ -343,12 +343,6 @@ def evaluate(path: Path, data_name: str | None = None, part: str = "test", show:
     if data_name:
         settings = settings.model_copy(update={"data": settings.data.model_copy(update={"name": data_name, "image_column": None, "label_column": None})})
     found = load_data(settings, show)
-    model = models.builder(settings.model.name, found.shape, found.classes, settings.model.options)()
-    models.check_fits(settings.model.name, model, *found.test.take(slice(0, 2)), found.classes)
-    try:
-        model.load_state_dict(run.load_model())
-    except RuntimeError as error:
-        raise ConfigError(f"The solution of {path} does not fit the model {settings.model.name}: {' '.join(str(error).split())[:200]}") from error
     split = found.train if part == "train" else found.test
-    result: Score = score(model, data.in_turn(split))
+    result: Score = score(solution_of(run, settings, found), data.in_turn(split))
     return {"run": str(path), "data": settings.data.name, "part": part, "samples": len(split), **vars(result)}

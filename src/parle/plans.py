@@ -1,10 +1,14 @@
 """From a configuration to its data and its plan."""
 
+import dataclasses
 import functools
+
+import torch
 
 from parle import config, data, launch, models, schedules, settling
 from parle.errors import ConfigError
 from parle.launch import Environment, World
+from parle.runs import RunFolder
 from parle.training import Plan
 
 
@@ -43,7 +47,18 @@ def load_data(settings: config.RunConfig, show: Quiet | None = None) -> data.Dat
         )
     finally:
         show.end()
-    return data.Data(found.name, found.train.first(its.samples), found.test, found.classes)
+    return dataclasses.replace(found, train=found.train.first(its.samples))
+
+
+def solution_of(run: RunFolder, settings: config.RunConfig, found: data.Data) -> torch.nn.Module:
+    """The network of a finished run with its solution, for that data; ConfigError where they do not fit together."""
+    model = models.builder(settings.model.name, found.shape, found.classes, settings.model.options)()
+    models.check_fits(settings.model.name, model, *found.test.take(slice(0, 2)), found.classes)
+    try:
+        model.load_state_dict(run.load_model())
+    except RuntimeError as error:
+        raise ConfigError(f"The solution of {run.path} does not fit the model {settings.model.name}: {' '.join(str(error).split())[:200]}") from error
+    return model.eval()
 
 
 def plan_for(settings: config.RunConfig, found: data.Data, world: World | None = None) -> Plan:

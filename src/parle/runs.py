@@ -59,6 +59,16 @@ class RunFolder:
         self.logs.mkdir(parents=True, exist_ok=True)
         self.append(self.logs / f"process-{rank}.jsonl", {"time": round(time.time(), 3), "event": name, **details})
 
+    @property
+    def state(self) -> str:
+        """How far the run has come: running, done, failed, interrupted, or not begun."""
+        return _told(self.status, "state") or "not begun"
+
+    def require_done(self) -> None:
+        """Raise ConfigError, with what to do, unless the run has come to its end."""
+        if not self.is_done():
+            raise ConfigError(f"The run {self.path} is not finished: it is {self.state}. Wait for its end, or continue it with `parle resume {self.path}`.")
+
     def is_done(self) -> bool:
         """Whether the run has come to its end."""
         return _told(self.status, "state") == "done"

@@ -62,6 +62,13 @@ def carry_out(training: Training, seat: Seat, first: int = 0) -> None:
     training.replicas.close()
 
 
+def require_servable(algorithm: Algorithm) -> None:
+    """Raise ConfigError for an algorithm whose solution a server cannot form."""
+    if type(algorithm).solution is not Algorithm.solution:
+        name = type(algorithm).__name__
+        raise ConfigError(f"The solution of {name} is a mean over its replicas, which a server does not have. Use another algorithm or variant.")
+
+
 class Serving:
     """Replicas of a plan at a server; `run` lets them go and yields what there is to tell, as `Training.run` does.
 
@@ -70,9 +77,7 @@ class Serving:
 
     def __init__(self, plan: Plan, server: Host, work: Callable[[Seat, int], None] | None = None):
         self.plan, self.server, self.seconds, self.mine = plan, server, 0.0, range(plan.replicas)
-        if type(plan.algorithm).solution is not Algorithm.solution:
-            name = type(plan.algorithm).__name__
-            raise ConfigError(f"The solution of {name} is a mean over its replicas, which a server does not have. Use another algorithm or variant.")
+        require_servable(plan.algorithm)
         self.judge = Judge(plan)
         trainings = [] if work else replicas_of(plan)
         self.work = work or (lambda seat, first: carry_out(trainings[seat.first], seat, first))

@@ -76,13 +76,16 @@ def train(
         str | None,
         option("--checkpoint-every", says="Between two checkpoints: 5rounds, 1epochs, 10min or 30s.", default="as between evaluations", panel=FOLDER),
     ] = None,
+    dry_run: Annotated[
+        bool, option("--dry-run", says="Train nothing: show the configuration, memory, bytes, steps and an estimate of the time.", panel=OUTPUT)
+    ] = False,
     baseline: Annotated[bool, option("--baseline", says="Also train one plain SGD with as many gradient evaluations.", panel=OUTPUT)] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train coupled replicas and test their consensus.
 
     - `parle train`
-    - `parle train -m lenet -d mnist -a parle -n 3 -e 5`
+    - `parle train -m lenet -d mnist -a parle -n 3 -e 5`, with `--dry-run` to see first what it takes
     - `parle train -m lenet -d mnist -n 4 --processes`
     - `torchrun --nproc-per-node 4 -m parle train -m lenet -d mnist`, and likewise `mpiexec -n 4 python -m parle train` or `srun`
     - `parle train -a server-sgd -n 8 --quorum "ramp(1, n, every=300)"`, with `--ray local` in processes of Ray
@@ -108,7 +111,7 @@ def train(
     }
     given = {path: value for path, value in options.items() if value is not None}
     if resume:
-        if not name or given or sets or config or baseline or overwrite:
+        if not name or given or sets or config or baseline or overwrite or dry_run:
             raise ConfigError("--resume continues a run as it was configured: give --name, and no other setting.")
         _resume(runs_dir / name, as_json)
         return
@@ -117,6 +120,9 @@ def train(
     if name and Path(name).name != name:
         raise ConfigError(f"--name {name} is not a plain name. Choose the folder with --runs-dir.")
     settings = configuration.load(config, tuple(sets or ()), given)
+    if dry_run:
+        _estimate(settings, as_json)
+        return
     kind, task = settings.algorithm["name"], Path(settings.data.name.rpartition(":")[2]).name
     path = runs_dir / (name or f"{kind}-{task}-{datetime.now():%Y%m%d-%H%M%S-%f}"[:-3])
     _train(settings, path, overwrite, False, baseline, as_json)
@@ -165,6 +171,14 @@ def _train(settings: Any, path: Path, overwrite: bool, resumed: bool, baseline: 
         print(json.dumps(result | ({"baseline": plain} if plain else {})))
     else:
         tables.show_result(result, plain)
+
+
+def _estimate(settings: Any, as_json: bool) -> None:
+    from parle import estimating
+    from parle.reports import progress, tables
+
+    found = estimating.estimate(settings, progress.Display(as_json))
+    print(json.dumps(found)) if as_json else tables.show_estimate(found)
 
 
 def _require_one_process() -> None:

@@ -48,12 +48,16 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """A classification task: a training and a test split; of a text, the class of a character is the next one."""
+    """A classification task: a training and a test split; of a text, the class of a character is the next one.
+
+    `names` are those of the classes, where the data give them.
+    """
 
     name: str
     train: Split
     test: Split
     classes: int
+    names: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -35,7 +35,8 @@ def classification(cache: Cache) -> Data:
 def _parted(name: str, its: dict[str, Tensor], test: int, scale: float) -> Data:
     """The first `test` samples for testing, the others for training."""
     images, labels = its["images"], its["labels"]
-    return Data(name, Split(images[test:], labels[test:], scale), Split(images[:test], labels[:test], scale), 10)
+    names = tuple(map(str, range(10))) if name == "digits" else ()
+    return Data(name, Split(images[test:], labels[test:], scale), Split(images[:test], labels[:test], scale), 10, names)
 
 
 def _datasets():

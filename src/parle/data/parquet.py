@@ -26,7 +26,7 @@ def read_folder(
     shards `extra-*.parquet` count as training data too, as with SVHN.
     Raises ConfigError for a shard that is missing or cannot be read, SetupError without the packages for it.
     """
-    splits, classes = [], 0
+    splits, names, classes = [], (), 0
     for part in ("train", "test"):
         shards = sorted(folder.glob(f"{part}-*.parquet"))
         if not shards:
@@ -38,8 +38,9 @@ def read_folder(
         columns = _columns(shards[0], image_column, label_column)
         tensors = cache.get(shards, columns[:2], lambda shards=shards, columns=columns: _decode(shards, *columns[:2], progress))
         splits.append(Split(tensors["images"], tensors["labels"], 255.0))
-        classes = classes or columns[2] or int(tensors["labels"].max()) + 1
-    return Data(name, *splits, classes).checked()
+        names = names or columns[2]
+        classes = classes or len(names) or int(tensors["labels"].max()) + 1
+    return Data(name, *splits, classes, names).checked()
 
 
 def _pyarrow():
@@ -50,8 +51,8 @@ def _pyarrow():
     return pyarrow
 
 
-def _columns(shard: Path, image_column: str | None, label_column: str | None) -> tuple[str, str, int]:
-    """The names of the image and the label column, and the number of classes where the file says it (else 0)."""
+def _columns(shard: Path, image_column: str | None, label_column: str | None) -> tuple[str, str, tuple[str, ...]]:
+    """The names of the image and the label column, and those of the classes where the file says them."""
     pyarrow = _pyarrow()
     schema = _reading(shard, lambda: pyarrow.parquet.read_schema(shard))
     encoded = [name for name in schema.names if pyarrow.types.is_struct(schema.field(name).type)]
@@ -60,13 +61,13 @@ def _columns(shard: Path, image_column: str | None, label_column: str | None) ->
     for name, kind in ((image, "image"), (label, "label")):
         if name not in schema.names:
             raise ConfigError(f"{shard} has no {kind} column {name or ''}; its columns are {', '.join(schema.names)}. Use --set data.{kind}_column=NAME.")
-    return image, label, _reading(shard, lambda: _classes(schema, label))
+    return image, label, _reading(shard, lambda: _names(schema, label))
 
 
-def _classes(schema, label: str) -> int:
-    """The number of classes that the metadata name, or 0."""
+def _names(schema, label: str) -> tuple[str, ...]:
+    """The classes that the metadata name."""
     features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    return len(features.get(label, {}).get("names", []))
+    return tuple(map(str, features.get(label, {}).get("names", [])))
 
 
 def _decode(shards: list[Path], image: str, label: str, progress) -> dict[str, Tensor]:

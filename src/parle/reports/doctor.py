@@ -12,6 +12,7 @@ EXTRAS = {
     "data": ("scikit-learn", "pillow", "pyarrow", "datasets"),
     "mpich": ("mpi4py", "mpich"),
     "plots": ("matplotlib",),
+    "onnx": ("onnx", "onnxscript"),
     "ray": ("ray",),
     "simulate": ("simpy",),
     "test": ("hypothesis", "playwright", "pytest", "pytest-timeout", "pytest-xdist"),

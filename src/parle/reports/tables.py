@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -118,6 +119,45 @@ def show_alignment(found: dict) -> None:
     for title, key in (("Overlap", "overlap"), ("Overlap after alignment", "aligned_overlap")):
         console.print()
         show(title, ["", *map(str, range(len(rows) - 3))], [[str(number), *(f"{its:.3f}" for its in row)] for number, row in enumerate(found[key])])
+
+
+def show_export(found: dict) -> None:
+    """What was written, and how it compares with the run."""
+    console.print(f"The solution of {found['run']} is in {found['to']} ({found['format']}, {size(found['bytes'])}).")
+    console.print(f"Read back, it gives the scores of {found['samples']} test samples again, to within {found['largest_difference']:.1g} of the largest.")
+
+
+def show_estimate(found: dict) -> None:
+    """The resolved configuration, and what a training would take and send."""
+    console.print(yaml.safe_dump(found["configuration"], sort_keys=False), markup=False)
+    seconds, measured, replicas = found["seconds"], found["measured"], found["configuration"]["replicas"]
+    vectors = ", ".join(name if count == 1 else f"{count} x {name}" for name, count in found["vectors_of_each_replica"].items() if count)
+    rows = [
+        ["parameters, N", f"{found['params']:,}"],
+        ["training samples", f"{found['training_samples']:,}"],
+        ["steps of each replica", f"{found['steps']:,}"],
+        ["rounds", f"{found['rounds']:,}"],
+        ["gradient evaluations", f"{found['gradient_evaluations']:,}"],
+        ["memory of each replica", f"{size(found['bytes_of_each_replica'])}: {vectors}"],
+        ["memory once", f"{size(found['bytes_once'])}: {', '.join(found['vectors_once'])}"],
+        ["sent by each replica in a round", size(found["bytes_per_round_per_replica"])],
+        ["sent by each replica in the run", size(found["bytes_sent_per_replica"])],
+        ["estimated time", f"{duration(seconds['all'])}, for {found['estimated_for']}"],
+        ["", f"steps {duration(seconds['steps'])}, rounds {duration(seconds['rounds'])}, evaluations {duration(seconds['evaluations'])}"],
+        ["measured", f"{measured['steps']:,} steps of one replica in {measured['seconds']:.1f} s; a round of {measured['rounds_of']} in process"],
+    ]
+    show(f"{found['configuration']['algorithm']['name']}, {replicas} x {found['configuration']['model']['name']}", ["", ""], rows, texts=2)
+
+
+def duration(seconds: float) -> str:
+    """A time for people.
+
+    >>> duration(0.25), duration(75), duration(9000)
+    ('0.2 s', '75 s', '2.5 h')
+    """
+    if seconds < 120:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def show_flatness(found: dict) -> None:
