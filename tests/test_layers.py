@@ -14,7 +14,22 @@ LAYERS = {
     2: ["center", "replica", "joining", "meeting", "pace", "refusing", "one_pass", "replicas"],
     3: ["hierarchy", "saving", "checkpoint", "metrics", "testing", "runs", "servers"],
     4: ["permutations", "alignment", "flatness", "models", "data", "recipes", "training", "serving", "resizing", "reports"],
-    5: ["config", "settling", "launch", "together", "processes", "plans", "keeping", "jobs", "anatomy", "simulation", "reproduce", "exporting", "estimating"],
+    5: [
+        "config",
+        "settling",
+        "launch",
+        "together",
+        "processes",
+        "plans",
+        "keeping",
+        "jobs",
+        "anatomy",
+        "simulation",
+        "reproduce",
+        "exporting",
+        "estimating",
+        "schema",
+    ],
     6: ["cli", "__main__"],
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}

@@ -71,9 +71,9 @@ class OptimizerConfig(Strict):
     name: Literal["sgd", "adamw"] | None = Field(None, description="default: that of the algorithm's paper, or of the model; else sgd")
     lr: float | None = Field(None, gt=0, description="initial rate, also of outer rates that the paper ties to that of sgd; default: 0.1, or 0.001 for adamw")
     sharpness: float = Field(0.0, ge=0, description="radius of SAM: every step takes its gradient where the loss is higher, and costs two")
-    momentum: float = Field(0.9, ge=0, lt=1)
-    nesterov: bool = True
-    weight_decay: float = Field(0.0, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1, description="sgd: memory of the velocity")
+    nesterov: bool = Field(True, description="sgd: step from where the momentum leads; off without momentum")
+    weight_decay: float = Field(0.0, ge=0, description="pull of the parameters towards zero")
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self):
@@ -85,12 +85,12 @@ class OptimizerConfig(Strict):
 class ScheduleConfig(Strict):
     """How rates drop and springs tighten in the course of the run: a short run's way, or the paper's (docs/decisions)."""
 
-    name: Literal["short", "paper"] = "short"
+    name: Literal["short", "paper"] = Field("short", description="short: rates and springs fitted to the length of the run; paper: as in the papers")
     drops: list[float] = Field([0.5, 0.75], description="short: parts of the run after which the inner rate is divided by factor")
-    factor: float = Field(10.0, gt=0)
+    factor: float = Field(10.0, gt=0, description="what the inner rate is divided by at a drop")
     inner: str | None = Field(None, description="the inner rate as a schedule of the round, such as power(0.4, -0.667), in place of drops")
     outer_drops: list[float] = Field([0.75], description="short: parts of the run after which an outer rate is divided by outer_factor")
-    outer_factor: float = Field(3.0, gt=0)
+    outer_factor: float = Field(3.0, gt=0, description="short: what an outer rate is divided by at a drop")
     scoping: Literal["run", "paper", "off"] | None = Field(
         None, description="run: gamma reaches its clip at the end of the run; paper: equation (9) with the batches of a data epoch; off: constant"
     )
@@ -156,15 +156,17 @@ class RunConfig(Strict):
     replicas: int | None = Field(None, ge=1, description="default: 3, or 1 for an algorithm of one replica")
     epochs: float | None = Field(None, gt=0, le=1_000_000, description=f"data epochs per replica; default: 5, or 50 below {SMALL:,} samples")
     batch_size: int | None = Field(None, ge=1, description=f"per replica; default: 128, or 32 below {SMALL:,} samples")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="root of all random numbers")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, or several as cuda:0,cuda:1")
     precision: Literal["float32", "bf16"] = Field("float32", description="bf16: forward and backward under autocast")
     threads: int | None = Field(None, ge=1, description=f"intra-op threads; default: torch's own choice, or 1 below {SMALL:,} samples, where more are slower")
     processes: bool | None = Field(None, description="one process per replica on this machine; default: where that is faster")
     communicator: CommunicatorConfig = CommunicatorConfig()
-    start: Literal["common", "own"] = "common"
-    buffers: Literal["recompute", "average", "keep"] = "recompute"
-    optimizer_state: Literal["keep", "average", "reset"] = "keep"
+    start: Literal["common", "own"] = Field("common", description="common: every replica begins as the first; own: each with weights of its own")
+    buffers: Literal["recompute", "average", "keep"] = Field(
+        "recompute", description="statistics of BatchNorm: estimated again for the solution, averaged at rounds, or kept by each"
+    )
+    optimizer_state: Literal["keep", "average", "reset"] = Field("keep", description="what happens to momentum and the like at a round")
     one_pass: bool | None = Field(None, description="compile force, SGD's step and track into one pass over memory; default: from 8 million parameters on")
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()

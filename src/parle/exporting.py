@@ -132,7 +132,7 @@ Scores = Callable[[Tensor], Tensor]
 
 def _write_weights(to: Path, model: nn.Module, samples: Tensor, about: dict) -> Scores:
     tensors = {name: tensor.detach().contiguous().clone() for name, tensor in model.state_dict().items()}  # tied ones once under each name
-    safetensors.torch.save_file(tensors, to, metadata={"format": "pt", "parle": json.dumps(about)})
+    to.write_bytes(safetensors.torch.save(tensors, metadata={"format": "pt", "parle": json.dumps(about)}))  # readable for others; save_file is not
     return _with_weights(to, model)
 
 
@@ -161,7 +161,7 @@ def _add_to_folder(to: Path, run: RunFolder, settings: config.RunConfig, about: 
     shutil.copyfile(run.config, to / "training.yaml")
     if settings.data.normalize == "zca":
         mean, matrix = zca(_before_whitening(settings).train)
-        safetensors.torch.save_file({"mean": mean, "matrix": matrix.contiguous()}, to / "preprocessing.safetensors")
+        (to / "preprocessing.safetensors").write_bytes(safetensors.torch.save({"mean": mean, "matrix": matrix.contiguous()}))
 
 
 def _write_program(to: Path, model: nn.Module, samples: Tensor, about: dict) -> Scores:

@@ -4,11 +4,11 @@ import os
 import sys
 import time
 
-from parle.cli import catalogue, experiments, looking, results, sharing, training
+from parle.cli import catalogue, configuration, experiments, looking, results, sharing, training
 from parle.cli.application import app, in_order
 from parle.errors import ParleError
 
-__all__ = ["app", "catalogue", "experiments", "looking", "main", "results", "sharing", "training"]
+__all__ = ["app", "catalogue", "configuration", "experiments", "looking", "main", "results", "sharing", "training"]
 
 
 in_order()

@@ -160,6 +160,29 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
+def show_settings(title: str, entries: list[dict]) -> None:
+    """Every key of a configuration; a star marks what follows from the rest."""
+    rows = [[its["key"], _value(its["value"]) + (" *" if its["derived"] else ""), _value(its["default"]), its["meaning"]] for its in entries]
+    show(f"Settings of {title}", ["key", "value", "default", "meaning"], rows, texts=4)
+    if any(its["derived"] for its in entries):
+        console.print("* follows from the other settings and the data, and is worked out again when --set or an option changes one")
+
+
+def show_differences(first: str, second: str, found: list[dict]) -> None:
+    """The keys in which two configurations differ."""
+    if not found:
+        console.print(f"{first} and {second} are configured alike.")
+        return
+    show("What differs", ["key", first, second], [[its["key"], _value(its["a"]), _value(its["b"])] for its in found], texts=3)
+
+
+def _value(value) -> str:
+    """A value as one writes it in a configuration file."""
+    if value is None or value in ([], {}):
+        return "-"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def show_flatness(found: dict) -> None:
     """The loss around a solution."""
     rows = [["loss", f"{found['loss']:.5f}"]]
