@@ -1,13 +1,16 @@
 """The application that the commands of the other files belong to, and what they share."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from parle.cli import completion
+
 PANELS = TRAIN, LOOK, STUDY, LEARN = "Train", "Look at runs, and share them", "Study", "Find out"  # of the commands, in the order of `parle --help`
 WHAT, COUPLING, STEPS, MACHINE, FOLDER, OUTPUT = "What to train", "Coupling", "How long, and how", "Machine", "Run folder", "Output"  # of their options
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
 
 def option(*names: str, says: str, default: str | None = None, panel: str | None = None, **more: Any) -> Any:
@@ -16,6 +19,7 @@ def option(*names: str, says: str, default: str | None = None, panel: str | None
     return typer.Option(*names, help=text, show_default=False, rich_help_panel=panel, **more)
 
 
+RunArgument = Annotated[Path, typer.Argument(help="A run folder.", autocompletion=completion.runs)]
 JsonOption = Annotated[bool, option("--json", says="Print one JSON object as the last line of standard output.")]
 
 
@@ -23,7 +27,8 @@ JsonOption = Annotated[bool, option("--json", says="Print one JSON object as the
 def about() -> None:
     """Train several coupled replicas of a network that speak to each other rarely.
 
-    **parle train** alone trains three Parle replicas on embedded digits, in seconds and offline.
+    - `parle train`: three Parle replicas on embedded digits, in seconds and offline
+    - `parle list`: what there is to train, and how
     """
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from parle.cli import completion
 from parle.cli.application import LEARN, JsonOption, app, option
 from parle.errors import ConfigError, did_you_mean
 
@@ -37,7 +38,7 @@ def list_(
 
 @app.command(rich_help_panel=LEARN)
 def explain(
-    name: Annotated[str, typer.Argument(help="The name of an algorithm, as in `parle list`.")],
+    name: Annotated[str, typer.Argument(help="The name of an algorithm, as in `parle list`.", autocompletion=completion.algorithms)],
     replicas: Annotated[int, option("-n", "--replicas", min=1, says="Of the run in mind.", default="3")] = 3,
     steps: Annotated[int, option("--steps", min=1, says="Of each replica, in the run in mind.", default="10000")] = 10_000,
 ) -> None:

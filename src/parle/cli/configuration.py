@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from parle.cli import completion
 from parle.cli.application import LEARN, JsonOption, app, option
 
 commands = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
@@ -25,9 +26,14 @@ def about() -> None:
 @commands.command()
 def show(
     place: Annotated[
-        Path | None, typer.Argument(metavar="[RUN|FILE]", help="A run folder or a YAML file. Default: the defaults of train.", show_default=False)
+        Path | None,
+        typer.Argument(
+            metavar="[RUN|FILE]", help="A run folder or a YAML file. Default: the defaults of train.", show_default=False, autocompletion=completion.runs
+        ),
     ] = None,
-    sets: Annotated[list[str] | None, option("--set", says="Any setting on top: path=value, such as algorithm=diloco.", default="none")] = None,
+    sets: Annotated[
+        list[str] | None, option("--set", autocompletion=completion.settings, says="Any setting on top: path=value, such as algorithm=diloco.", default="none")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show every key of a configuration with its value, its default and its meaning.
@@ -45,8 +51,8 @@ def show(
 
 @commands.command()
 def diff(
-    first: Annotated[Path, typer.Argument(metavar="A", help="A run folder or a YAML file.")],
-    second: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
+    first: Annotated[Path, typer.Argument(metavar="A", help="A run folder or a YAML file.", autocompletion=completion.runs)],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another one.", autocompletion=completion.runs)],
     as_json: JsonOption = False,
 ) -> None:
     """Show only what differs between two runs or files.

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from parle.cli import completion
 from parle.cli.application import COUPLING, STEPS, STUDY, WHAT, JsonOption, app, option, quorum_of
 
 CLOCK = "The virtual clock"
@@ -26,7 +27,10 @@ def reproduce(
         float | None, option("--minutes", says="Stop after so many, with a checkpoint; the same command goes on.", default="when all is done")
     ] = None,
     sets: Annotated[
-        list[str] | None, option("--set", says="Any other setting, for every row: path=value, such as threads=1 or device=cuda.", default="none")
+        list[str] | None,
+        option(
+            "--set", autocompletion=completion.settings, says="Any other setting, for every row: path=value, such as threads=1 or device=cuda.", default="none"
+        ),
     ] = None,
     runs_dir: Annotated[Path, option("--runs-dir", says="Folder of the runs, which tables and figures share.", default="runs/reproduce")] = Path(
         "runs/reproduce"
@@ -54,11 +58,22 @@ def reproduce(
 
 @app.command(rich_help_panel=STUDY)
 def simulate(
-    model: Annotated[str | None, option("-m", "--model", says="As in train.", default="mlp", panel=WHAT)] = None,
-    data: Annotated[str | None, option("-d", "--data", says="As in train.", default="digits", panel=WHAT)] = None,
-    sets: Annotated[list[str] | None, option("--set", says="Any other setting: path=value, such as algorithm.reduce=sum.", default="none", panel=WHAT)] = None,
+    model: Annotated[str | None, option("-m", "--model", autocompletion=completion.models, says="As in train.", default="mlp", panel=WHAT)] = None,
+    data: Annotated[str | None, option("-d", "--data", autocompletion=completion.data, says="As in train.", default="digits", panel=WHAT)] = None,
+    sets: Annotated[
+        list[str] | None,
+        option("--set", autocompletion=completion.settings, says="Any other setting: path=value, such as algorithm.reduce=sum.", default="none", panel=WHAT),
+    ] = None,
     algorithm: Annotated[
-        str, option("-a", "--algorithm", says="One of `parle list` that takes partial rounds.", default="server-sgd", panel=COUPLING)
+        str,
+        option(
+            "-a",
+            "--algorithm",
+            autocompletion=completion.algorithms,
+            says="One of `parle list` that takes partial rounds.",
+            default="server-sgd",
+            panel=COUPLING,
+        ),
     ] = "server-sgd",
     replicas: Annotated[int, option("-n", "--replicas", says="How many replicas.", default="8", panel=COUPLING)] = 8,
     quorum: Annotated[

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from parle.cli.application import LOOK, JsonOption, app, option
+from parle.cli import completion
+from parle.cli.application import LOOK, JsonOption, RunArgument, app, option
 from parle.errors import ConfigError
 
 
@@ -27,7 +28,7 @@ class Against(enum.StrEnum):
 
 @app.command("eval", rich_help_panel=LOOK)
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: RunArgument,
     data: Annotated[str | None, option("-d", "--data", says="Other data of the same shape.", default="that of the run")] = None,
     training: Annotated[bool, option("--training", says="On the samples for training: the training error.")] = False,
     as_json: JsonOption = False,
@@ -51,7 +52,7 @@ def evaluate(
 
 @app.command(rich_help_panel=LOOK)
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Two or more run folders.")],
+    runs: Annotated[list[Path], typer.Argument(help="Two or more run folders.", autocompletion=completion.runs)],
     plot: Annotated[Path | None, option("--plot", metavar="FILE.svg|FILE.pdf", says="Draw the test errors of all runs.", default="no picture")] = None,
     against: Annotated[Against, option("--against", says="What the picture shows them over.", default="epochs")] = Against.epochs,
     as_json: JsonOption = False,
@@ -78,7 +79,7 @@ def compare(
 
 @app.command(rich_help_panel=LOOK)
 def align(
-    runs: Annotated[list[Path], typer.Argument(help="Two or more finished runs of one model, trained apart.")],
+    runs: Annotated[list[Path], typer.Argument(help="Two or more finished runs of one model, trained apart.", autocompletion=completion.runs)],
     method: Annotated[str, option("--method", says="greedy or hungarian, layer by layer; or weights, over all layers.", default="greedy")] = "greedy",
     plot: Annotated[Path | None, option("--plot", metavar="FILE.svg", says="Draw both matrices of overlaps.", default="no picture")] = None,
     as_json: JsonOption = False,
@@ -99,7 +100,7 @@ def align(
 
 @app.command(rich_help_panel=LOOK)
 def flatness(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: RunArgument,
     samples: Annotated[int, option("--samples", min=2, says="Training samples, the first ones.", default="1000")] = 1000,
     as_json: JsonOption = False,
 ) -> None:

@@ -4,18 +4,22 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from parle.cli.application import LOOK, JsonOption, app, option
+from parle.cli import completion
+from parle.cli.application import LOOK, JsonOption, RunArgument, app, option
 
 
 @app.command(rich_help_panel=LOOK)
 def export(
-    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    run: RunArgument,
     to: Annotated[Path, option("--to", says="The file or folder to write.")],
     form: Annotated[
         str | None,
-        option("--format", says="safetensors, pt2 or onnx, a file each; or hf, a folder with a model card.", default="by the ending of --to; hf for a folder"),
+        option(
+            "--format",
+            autocompletion=completion.formats,
+            says="safetensors, pt2 or onnx, a file each; or hf, a folder with a model card.",
+            default="by the ending of --to; hf for a folder",
+        ),
     ] = None,
     overwrite: Annotated[bool, option("--overwrite", says="Replace an export of this name.")] = False,
     as_json: JsonOption = False,

@@ -5,20 +5,34 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
-from parle.cli.application import COUPLING, FOLDER, MACHINE, OUTPUT, STEPS, TRAIN, WHAT, JsonOption, app, option, quorum_of
+from parle.cli import completion
+from parle.cli.application import COUPLING, FOLDER, MACHINE, OUTPUT, STEPS, TRAIN, WHAT, JsonOption, RunArgument, app, option, quorum_of
 from parle.errors import ConfigError
 
 
 @app.command(rich_help_panel=TRAIN)
 def train(
     model: Annotated[
-        str | None, option("-m", "--model", says="One of `parle list`, or package.module:function, or file.py:function.", default="mlp", panel=WHAT)
+        str | None,
+        option(
+            "-m",
+            "--model",
+            autocompletion=completion.models,
+            says="One of `parle list`, or package.module:function, or file.py:function.",
+            default="mlp",
+            panel=WHAT,
+        ),
     ] = None,
     data: Annotated[
         str | None,
-        option("-d", "--data", says="One of `parle list`, a folder of parquet shards, a text, a hub id, or module:attribute.", default="digits", panel=WHAT),
+        option(
+            "-d",
+            "--data",
+            autocompletion=completion.data,
+            says="One of `parle list`, a folder of parquet shards, a text, a hub id, or module:attribute.",
+            default="digits",
+            panel=WHAT,
+        ),
     ] = None,
     split: Annotated[
         float | None, option("--split", says="Part of the data that each replica sees, up to 1; together they see all.", default="everything", panel=WHAT)
@@ -26,9 +40,17 @@ def train(
     config: Annotated[Path | None, option("-c", "--config", says="A YAML file, such as a run's config.yaml.", default="none", panel=WHAT)] = None,
     sets: Annotated[
         list[str] | None,
-        option("--set", says="Any other setting, as often as you like: path=value, such as algorithm.period=10.", default="none", panel=WHAT),
+        option(
+            "--set",
+            autocompletion=completion.settings,
+            says="Any other setting, as often as you like: path=value, such as algorithm.period=10.",
+            default="none",
+            panel=WHAT,
+        ),
     ] = None,
-    algorithm: Annotated[str | None, option("-a", "--algorithm", says="One of `parle list`.", default="parle", panel=COUPLING)] = None,
+    algorithm: Annotated[
+        str | None, option("-a", "--algorithm", autocompletion=completion.algorithms, says="One of `parle list`.", default="parle", panel=COUPLING)
+    ] = None,
     replicas: Annotated[
         int | None, option("-n", "--replicas", says="How many replicas.", default="3, or 1 for an algorithm of one replica", panel=COUPLING)
     ] = None,
@@ -130,7 +152,7 @@ def train(
 
 @app.command(rich_help_panel=TRAIN)
 def resume(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: RunArgument,
     replicas: Annotated[
         int | None, option("-n", "--replicas", min=1, says="Go on with so many: new ones start from the reference.", default="as many as before")
     ] = None,
