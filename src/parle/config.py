@@ -194,8 +194,8 @@ def load(file: Path | None = None, sets: tuple[str, ...] = (), options: dict[str
         _put(tree, "algorithm.name", given["algorithm.name"])
     for text in sets:
         path, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {text} has no value. Write --set path=value, such as --set algorithm.period=10.")
+        if not equals or not all(part.strip() for part in path.split(".")):
+            raise ConfigError(f"--set {text} has no {'key' if equals else 'value'}. Write --set path=value, such as --set algorithm.period=10.")
         try:
             _put(tree, path.strip(), yaml.safe_load(value))
         except yaml.YAMLError:
@@ -235,6 +235,11 @@ def algorithm_class(config: RunConfig):
     return variants[variant]
 
 
+def algorithm_settings(config: RunConfig) -> dict:
+    """The settings of the algorithm that are given."""
+    return {name: value for name, value in config.algorithm.items() if name not in ("name", "variant")}
+
+
 def title(config: RunConfig) -> str:
     """The algorithm with its variant, for tables."""
     variant = config.algorithm.get("variant")
@@ -266,6 +271,7 @@ def _forget_derived(tree: dict) -> None:
 
 
 def _from_file(file: Path) -> dict:
+    file = file / "config.yaml" if file.is_dir() else file  # a run
     try:
         tree = yaml.safe_load(file.read_text())
     except OSError as error:
@@ -301,6 +307,8 @@ def _one_line(error: dict) -> str:
         group = ".".join(path[:-1])
         return f"{where} is not a setting{f' of {group}' if group else ''}. {did_you_mean(path[-1], known)}"
     expected = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if error["type"] in ("dict_type", "model_type"):
+        expected = "a group of settings" + (" or a name" if where in ("algorithm", "model", "data", "optimizer", "schedule") else "")
     value = "a group of settings" if isinstance(error["input"], dict) else repr(error["input"])
     return f"{where} is {value}, but it should be {expected}."
 

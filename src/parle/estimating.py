@@ -93,7 +93,7 @@ def _more_between_processes(settings: config.RunConfig) -> float:
 def _estimated_for(settings: config.RunConfig) -> str:
     if config.at_server(settings):
         return "one process; the replicas of a server go side by side, and do not wait for each other"
-    if settings.processes:
+    if settings.processes and settings.replicas > 1:
         return f"{settings.replicas} processes on {launch.cores()} cores, from one process: what they wait for each other is not in it"
     return "one process"
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import io
 import json
 import logging
 import os
@@ -71,7 +72,7 @@ def form_of(to: Path, form: str | None = None) -> str:
 
 def describe(run: RunFolder, settings: config.RunConfig, found: Data) -> dict:
     """All that somebody needs to use the solution, and to judge it, as plain values: what is in config.json."""
-    result, machine = run.result(), json.loads(run.environment.read_text())
+    result, machine = run.result(), run.machine()
     text = found.test.scale is None
     shape = ["samples", *found.shape]
     return {
@@ -235,17 +236,17 @@ def _require_free(to: Path, form: str, overwrite: bool) -> None:
 @contextlib.contextmanager
 def _written_aside(to: Path) -> Iterator[Path]:
     """A path beside the target, which takes its place at the end of `with`; after an error everything is as it was."""
-    to = to.absolute()
-    aside, before = (to.with_name(f".{to.stem}.{word}{to.suffix}") for word in ("part", "before"))
+    place = to.absolute()
+    aside, before = (place.with_name(f".{place.stem}.{word}{place.suffix}") for word in ("part", "before"))
     try:
-        to.parent.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         _remove(aside)
         with _quiet_torch():
             yield aside
-        if to.is_dir():  # a folder cannot be replaced in one step
+        if place.is_dir():  # a folder cannot be replaced in one step
             _remove(before)
-            os.rename(to, before)
-        os.replace(aside, to)
+            os.rename(place, before)
+        os.replace(aside, place)
         _remove(before)
     except ParleError:
         raise
@@ -254,7 +255,8 @@ def _written_aside(to: Path) -> Iterator[Path]:
     except Exception as error:  # torch's exporters raise whatever they meet
         raise ConfigError(f"The network cannot be exported so: {first_line(error)}. Use --format safetensors or hf, which store weights alone.") from error
     finally:
-        _remove(aside)
+        with contextlib.suppress(OSError):
+            _remove(aside)
 
 
 def _remove(path: Path) -> None:
@@ -263,13 +265,11 @@ def _remove(path: Path) -> None:
 
 @contextlib.contextmanager
 def _quiet_torch() -> Iterator[None]:
-    """Inside `with`, torch's exporters keep to themselves what a user cannot change."""
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    with warnings.catch_warnings():
+    """Inside `with`, torch's exporters keep to themselves what a user cannot change, graphs that they print among it."""
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        log.setLevel(logging.ERROR)
+        logging.disable(logging.WARNING)
         try:
             yield
         finally:
-            log.setLevel(level)
+            logging.disable(logging.NOTSET)

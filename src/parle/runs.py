@@ -62,12 +62,22 @@ class RunFolder:
     @property
     def state(self) -> str:
         """How far the run has come: running, done, failed, interrupted, or not begun."""
-        return _told(self.status, "state") or "not begun"
+        return _told(self.status, "state") or ("unreadable" if self.status.exists() else "not begun")
 
     def require_done(self) -> None:
         """Raise ConfigError, with what to do, unless the run has come to its end."""
         if not self.is_done():
-            raise ConfigError(f"The run {self.path} is not finished: it is {self.state}. Wait for its end, or continue it with `parle resume {self.path}`.")
+            raise ConfigError(
+                f"The run {self.path} is not finished; its state is `{self.state}`. Wait for its end, or continue it with `parle resume {self.path}`."
+            )
+
+    def machine(self) -> dict:
+        """What env.json tells of the machine and the versions; nothing where it is missing or damaged."""
+        try:
+            told = json.loads(self.environment.read_text())
+        except (OSError, ValueError):
+            return {}
+        return told if isinstance(told, dict) else {}
 
     def is_done(self) -> bool:
         """Whether the run has come to its end."""
@@ -122,15 +132,17 @@ class RunFolder:
         self.append(self.events, {"time": round(time.time(), 3), "event": name, **details})
 
     def records(self) -> list[dict]:
-        """The evaluations written so far, one dict each; a torn last line is passed over."""
+        """The evaluations written so far, one dict each; a torn last line is passed over, and what is none."""
         if not self.metrics.is_file():
             return []
         records = []
         for line in self.metrics.read_text().splitlines():
             try:
-                records.append(json.loads(line))
+                record = json.loads(line)
             except ValueError:
                 break
+            if isinstance(record, dict) and record.get("consensus"):
+                records.append(record)
         return records
 
     def forget_after(self, step: int) -> None:
@@ -143,17 +155,25 @@ class RunFolder:
         import safetensors.torch
 
         aside = self.model.with_suffix(".part")
-        safetensors.torch.save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}, aside)
-        os.replace(aside, self.model)
+        try:
+            self.model.parent.mkdir(parents=True, exist_ok=True)
+            safetensors.torch.save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}, aside)
+            os.replace(aside, self.model)
+        except (OSError, safetensors.SafetensorError) as error:
+            raise SetupError(f"{self.model} cannot be written: {error}. Free some space, or choose another --runs-dir.") from error
 
     def load_model(self) -> "dict[str, Tensor]":
         """The solution of a finished run; ConfigError where it cannot be read."""
         import safetensors.torch
 
+        if not self.model.exists():
+            self.require_done()
         try:
             return safetensors.torch.load_file(self.model)
         except (OSError, safetensors.SafetensorError) as error:
-            raise ConfigError(f"The run {self.path} has no usable {self.model.relative_to(self.path)} ({error}). Has it finished?") from error
+            raise ConfigError(
+                f"The run {self.path} has no usable {self.model.relative_to(self.path)} ({error}). Train it again, or fetch the file again."
+            ) from error
 
 
 def _told(file: Path, key: str) -> str | None:

@@ -30,10 +30,12 @@ class Entry:
 
 
 def read(place: Path | None = None, sets: tuple[str, ...] = ()) -> config.RunConfig:
-    """The configuration of a run folder or a YAML file, or the defaults, with `path=value` texts on top."""
+    """The configuration of a run folder or a YAML file, or the defaults, with `path=value` texts on top; ConfigError as in train."""
     if place is not None and place.is_dir():
         place = RunFolder.existing(place).config
-    return config.load(place, sets)
+    settings = config.load(place, sets)
+    config.algorithm_class(settings).from_settings(config.algorithm_settings(settings))  # refuses what train would refuse
+    return settings
 
 
 def entries(settings: config.RunConfig) -> list[Entry]:

@@ -3,7 +3,7 @@
 from dataclasses import fields
 from typing import Any
 
-from parle.config import SMALL, OptimizerConfig, RunConfig, algorithm_class, at_server
+from parle.config import SMALL, OptimizerConfig, RunConfig, algorithm_class, algorithm_settings, at_server
 from parle.errors import ConfigError
 
 SMOOTH_SWITCH = "ramp(1, n, every=300)"
@@ -85,7 +85,7 @@ def algorithm_for(config: RunConfig, batches: int):
     from parle import schedules
 
     kind, schedule = algorithm_class(config), config.schedule
-    given = _given(config)
+    given = algorithm_settings(config)
     plain, optimizer = kind.from_settings(given), optimizer_of(config)
     plain.at(0)  # refuses a schedule that gives no number
     rounds, scoping = max(1, plain.rounds_in(steps_of(config, batches))), schedule.scoping or ("run" if schedule.name == "short" else "paper")
@@ -110,11 +110,6 @@ def algorithm_for(config: RunConfig, batches: int):
         elif clip is not None and scoping == "run":
             given[field.name] = schedules.Scoping.over(rounds, field.default, clip)
     return kind.from_settings(given)
-
-
-def _given(config: RunConfig) -> dict:
-    """The settings of the algorithm that are given."""
-    return {name: value for name, value in config.algorithm.items() if name not in ("name", "variant")}
 
 
 def _in_rounds(config: RunConfig, batches: int, algorithm) -> tuple[int, ...]:
@@ -150,7 +145,7 @@ def served(config: RunConfig) -> RunConfig:
     if its.quorum is None and (at_server(config) or (kind.steps_at_center and alone)):
         its = its.model_copy(update={"quorum": SMOOTH_SWITCH if kind.partial_rounds else "n"})
         config = config.model_copy(update={"communicator": its})
-    period = kind.from_settings(_given(config)).period
+    period = kind.from_settings(algorithm_settings(config)).period
     if at_server(config) and isinstance(period, (tuple, schedules.Adaptive, schedules.Seconds)):
         raise ConfigError(f"A server takes one period for all replicas, each of which goes by its own clock, got {period}. Give a number of steps.")
     if at_server(config) and (its.codec or its.delay or config.processes):

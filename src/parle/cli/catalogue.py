@@ -31,6 +31,9 @@ def list_(
     if as_json:
         print(json.dumps(listed))
         return
+    if what == "runs" and not listed["runs"]:
+        print(f"There are no runs in {runs_dir}.")
+        return
     for title, rows in listed.items():
         tables.show(title, [title.removesuffix("s"), "what it is"], [[name, text] for name, text in rows.items()], texts=2)
         print()

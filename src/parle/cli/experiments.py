@@ -8,6 +8,7 @@ import typer
 
 from parle.cli import completion
 from parle.cli.application import COUPLING, STEPS, STUDY, WHAT, JsonOption, app, option, quorum_of
+from parle.errors import ConfigError
 
 CLOCK = "The virtual clock"
 
@@ -51,6 +52,8 @@ def reproduce(
     from parle.together import Ended
 
     if minutes is not None:
+        if not minutes > 0:
+            raise ConfigError(f"--minutes is {minutes:g}, but it must be above 0.")
         launch.end_after(60 * minutes, Ended(f"{minutes:g} minutes are over. The same command goes on.", 143))
     found = reproducing.reproduce(table, runs_dir, scale, seeds, only, tuple(sets or ()), finished, progress.Display(as_json))
     print(json.dumps(found)) if as_json else tables.show_reproduced(found)

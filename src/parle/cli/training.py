@@ -37,7 +37,9 @@ def train(
     split: Annotated[
         float | None, option("--split", says="Part of the data that each replica sees, up to 1; together they see all.", default="everything", panel=WHAT)
     ] = None,
-    config: Annotated[Path | None, option("-c", "--config", says="A YAML file, such as a run's config.yaml.", default="none", panel=WHAT)] = None,
+    config: Annotated[
+        Path | None, option("-c", "--config", says="A YAML file, or a run folder, whose config.yaml is meant.", default="none", panel=WHAT)
+    ] = None,
     sets: Annotated[
         list[str] | None,
         option(
@@ -139,7 +141,7 @@ def train(
         return
     from parle import config as configuration
 
-    if name and Path(name).name != name:
+    if name and (Path(name).name != name or name == ".."):
         raise ConfigError(f"--name {name} is not a plain name. Choose the folder with --runs-dir.")
     settings = configuration.load(config, tuple(sets or ()), given)
     if dry_run:

@@ -49,6 +49,8 @@ def load(
 
 
 def _found(name: str, data_dir: Path | None, cache: Cache, columns: tuple, context: int) -> Data:
+    if not name.strip():
+        raise ConfigError(f"The name of the data is empty. Use one of {', '.join(KNOWN)}, a folder of parquet shards, a text file or module:attribute.")
     if name in EMBEDDED:
         return EMBEDDED[name](cache)
     if is_reference(name):
