@@ -58,7 +58,8 @@ def _told(settings: config.RunConfig, plan: Plan, found: Data, alone: Training, 
     each = {"optimizer state": round(state / size)} | dict.fromkeys(its.names(), 1)
     once = [*its.center.shared.tensors(), "the mean of a round"]
     whole = together.meter.bytes_sent_per_replica * _more_between_processes(settings)
-    part = len(range(*plan.algorithm.at(0).fragment(0, size).indices(size))) / size
+    fragment = plan.algorithm.at(0).fragment
+    parts = [len(range(*fragment(number, size).indices(size))) / size for number in range(rounds if plan.algorithm.in_fragments else 0)]
     return {
         "configuration": settings.model_dump(),
         "params": size,
@@ -70,8 +71,8 @@ def _told(settings: config.RunConfig, plan: Plan, found: Data, alone: Training, 
         "vectors_once": once,
         "bytes_of_each_replica": sum(each.values()) * size * width,
         "bytes_once": len(once) * size * width,
-        "bytes_per_round_per_replica": round(whole * part),
-        "bytes_sent_per_replica": round(whole * (rounds * part + last)),
+        "bytes_per_round_per_replica": round(whole * (parts[0] if parts else 1)),
+        "bytes_sent_per_replica": round(whole * ((sum(parts) if parts else rounds) + last)),
     }
 
 
