@@ -181,7 +181,9 @@ def test_a_dry_run_says_that_it_estimates_processes_from_one(parle_command):
     assert found["estimated_for"].startswith("2 processes on ") and found["configuration"]["processes"] is True
     ring = parle_command("train", "--dry-run", "--json", "--processes", "-n", "4").json
     assert ring["bytes_per_round_per_replica"] == round(2 * 3 / 4 * 86_026) * 4
-    ordered = parle_command("train", "--dry-run", "--json", "--processes", "-n", "4", "--set", "communicator.ordered=true").json
+    ordered = parle_command(
+        "train", "--dry-run", "--json", "--processes", "-n", "4", "--set", "communicator.ordered=true", "--set", "communicator.shared_memory=false"
+    ).json
     assert ordered["bytes_per_round_per_replica"] == 3 * 86_026 * 4
 
 

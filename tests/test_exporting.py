@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -254,3 +255,10 @@ def test_scores_that_differ_are_not_shipped(parle_command, monkeypatch):
     monkeypatch.setitem(exporting.WRITERS, "safetensors", lambda to, model, samples, about: to.write_bytes(b"") or (lambda samples: model(samples) + 0.1))
     done = parle_command("export", "runs/a", "--to", "a.safetensors")
     assert done.code == 2 and "gives other scores than in the run" in done.err and not Path("a.safetensors").exists()
+
+
+def test_the_document_reads_what_its_commands_wrote(parle_command):
+    text = (Path(exporting.__file__).parents[2] / "docs" / "sharing.md").read_text()
+    for line in re.search(r"```sh\n(.*?)```", text, re.DOTALL)[1].splitlines():
+        assert parle_command(*shlex.split(line, comments=True)[1:]).code == 0, line
+    exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], {})

@@ -84,11 +84,12 @@ def rounds_of(plan: Plan) -> tuple[int, int]:
 
 
 def _more_between_processes(settings: config.RunConfig) -> float:
-    """How many times the bytes of one process each of several sends: in their order, to every other; else as a ring does."""
-    others = settings.replicas - 1
+    """How many times the bytes of one process each of several sends: encoded or in order, to every other; else as a ring does."""
+    others, its = settings.replicas - 1, settings.communicator
     if not settings.processes or config.at_server(settings) or not others:
         return 1.0
-    return others if settings.communicator.ordered or settings.communicator.codec else 2 * others / settings.replicas
+    to_all = its.codec or (its.ordered and others > 1 and not its.shared_memory)
+    return others if to_all else 2 * others / settings.replicas
 
 
 def _estimated_for(settings: config.RunConfig) -> str:
