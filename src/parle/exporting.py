@@ -11,8 +11,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import safetensors.torch
 import torch
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 import parle
@@ -133,7 +133,7 @@ Scores = Callable[[Tensor], Tensor]
 
 def _write_weights(to: Path, model: nn.Module, samples: Tensor, about: dict) -> Scores:
     tensors = {name: tensor.detach().contiguous().clone() for name, tensor in model.state_dict().items()}  # tied ones once under each name
-    to.write_bytes(safetensors.torch.save(tensors, metadata={"format": "pt", "parle": json.dumps(about)}))  # readable for others; save_file is not
+    to.write_bytes(save(tensors, metadata={"format": "pt", "parle": json.dumps(about)}))  # readable for others; save_file is not
     return _with_weights(to, model)
 
 
@@ -141,7 +141,7 @@ def _with_weights(file: Path, model: nn.Module) -> Scores:
     again = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
     def scores(samples: Tensor) -> Tensor:
-        model.load_state_dict(safetensors.torch.load_file(file))
+        model.load_state_dict(load_file(file))
         try:
             return model(samples)
         finally:
@@ -162,7 +162,7 @@ def _add_to_folder(to: Path, run: RunFolder, settings: config.RunConfig, about: 
     shutil.copyfile(run.config, to / "training.yaml")
     if settings.data.normalize == "zca":
         mean, matrix = zca(_before_whitening(settings).train)
-        (to / "preprocessing.safetensors").write_bytes(safetensors.torch.save({"mean": mean, "matrix": matrix.contiguous()}))
+        (to / "preprocessing.safetensors").write_bytes(save({"mean": mean, "matrix": matrix.contiguous()}))
 
 
 def _write_program(to: Path, model: nn.Module, samples: Tensor, about: dict) -> Scores:

@@ -15,7 +15,7 @@ EXTRAS = {
     "onnx": ("onnx", "onnxscript"),
     "ray": ("ray",),
     "simulate": ("simpy",),
-    "test": ("hypothesis", "playwright", "pytest", "pytest-timeout", "pytest-xdist"),
+    "test": ("hypothesis", "jsonschema", "playwright", "pytest", "pytest-timeout", "pytest-xdist"),
     "dev": ("ruff",),
 }
 
