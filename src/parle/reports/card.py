@@ -30,12 +30,12 @@ def page(about: dict) -> str:
     training, model, figures = about["training"], about["model"], about["figures"]
     algorithm, replicas = training["algorithm"]["name"], training["replicas"]
     who = f"the consensus of {replicas} replicas" if replicas > 1 else "the solution of one replica"
-    head = {"library_name": "parle", "tags": ["parle", algorithm], "pipeline_tag": _pipeline(about)}
+    head = {"library_name": "parle", "tags": list(dict.fromkeys(["parle", algorithm])), "pipeline_tag": _pipeline(about)}
     sections = [
         f"---\n{yaml.safe_dump({key: value for key, value in head.items() if value}, sort_keys=False)}---",
         f"# {code(model['name'])} on {code(about['data']['name'])}, trained by parle",
-        f"Weights of {code(model['name'])}: {who}, trained by {code(algorithm)} on {code(about['data']['name'])}. Test error {figures['error_pct']:.2f} %, "
-        f"one run with seed {training['seed']}, on {about['data']['test_samples']:,} test samples.",
+        f"Weights of {code(model['name'])}: {who}, trained with the algorithm {code(algorithm)} on {code(about['data']['name'])}. "
+        f"Test error {figures['error_pct']:.2f} %, one run with seed {training['seed']}, on {about['data']['test_samples']:,} test samples.",
         "## Figures",
         _table([(words, _figure(form, figures[key])) for key, (words, form) in FIGURES.items() if figures.get(key) not in (None, [])]),
         "## Input and output",
