@@ -172,7 +172,7 @@ def test_a_dry_run_estimates_the_time_from_steps_that_it_takes(parle_command):
     assert spent["all"] == pytest.approx(spent["steps"] + spent["rounds"] + spent["evaluations"])
     assert spent["steps"] == pytest.approx(3 * 2200 * measured["seconds"] / measured["steps"]) and measured["steps"] >= 1 and measured["seconds"] >= 1.5
     page = parle_command("train", "--dry-run").out
-    assert "scoping: null" in page and "88" in page and "30.3 MB" in page and "estimated time" in page and "steps of one replica in 1.5 s" in page
+    assert "scoping: null" in page and "88" in page and "30.3 MB" in page and "estimated time" in page and "steps of one replica in " in page
     assert not Path("runs").exists()
 
 

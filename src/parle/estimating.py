@@ -14,9 +14,10 @@ from parle.jobs import spread
 from parle.launch import World
 from parle.plans import Quiet, load_data, plan_for
 from parle.serving import require_servable
-from parle.training import Plan, Training
+from parle.training import STRIDE, Plan, Training
 
 SECONDS = 1.5  # of steps that are measured, after the first one
+REPEATS = 3  # of what is short; the least time counts
 MEASURED = 3  # replicas whose rounds are measured, at most
 
 
@@ -38,9 +39,9 @@ def estimate(settings: config.RunConfig, show: Quiet | None = None) -> dict:
         show.begin("measuring", 1)
         alone = Training(_first_of(plan, 1))
         steps, seconds = _steps_in(alone, SECONDS)
-        step, idle, forward = seconds / steps, _timed(lambda: _idle_steps(alone), plan), _forward(alone)
+        step, idle, forward = seconds / steps, min(_timed(lambda: _idle_steps(alone), plan) for _ in range(REPEATS)), _forward(alone)
         together = Training(_first_of(plan, min(plan.replicas, MEASURED)), launch.communicator(World(), settings))
-        meeting = max(0.0, _timed(lambda: _idle_steps(together, finish=True), plan) - len(together.mine) * idle)
+        meeting = max(0.0, min(_round(together, idle) for _ in range(REPEATS)))
         show.end()
     return _told(settings, plan, found, alone, together) | {
         "seconds": _seconds(settings, plan, step, meeting * plan.replicas / len(together.mine), forward, alone),
@@ -57,7 +58,7 @@ def _told(settings: config.RunConfig, plan: Plan, found: Data, alone: Training, 
     state = sum(its.numel() for each in alone.replicas.optimizers[0].state.values() for its in each.values() if torch.is_tensor(its))
     each = {"optimizer state": round(state / size)} | dict.fromkeys(its.names(), 1)
     once = [*its.center.shared.tensors(), "the mean of a round"]
-    whole = together.meter.bytes_sent_per_replica * _more_between_processes(settings)
+    whole = together.meter.bytes_sent_per_replica / max(1, together.round) * _more_between_processes(settings)
     fragment = plan.algorithm.at(0).fragment
     parts = [len(range(*fragment(number, size).indices(size))) / size for number in range(rounds if plan.algorithm.in_fragments else 0)]
     return {
@@ -138,23 +139,30 @@ def _steps_in(training: Training, seconds: float) -> tuple[int, float]:
     """How many steps are taken in so many seconds, after the first one, and in how many exactly; one at the least."""
     training.advance(1)
     _wait(training.plan)
-    steps, began = 0, time.perf_counter()
-    while not steps or time.perf_counter() - began < seconds:
-        training.advance(1)
+    steps, stride, spent, began = 0, 1, 0.0, time.perf_counter()
+    while not steps or spent < seconds:
+        training.advance(stride)
         _wait(training.plan)
-        steps += 1
-    return steps, time.perf_counter() - began
+        steps, spent = steps + stride, time.perf_counter() - began
+        stride = max(1, min(2 * stride, STRIDE, int((seconds - spent) * steps / spent)))  # at last as in a training
+    return steps, spent
 
 
-def _idle_steps(training: Training, finish: bool = False) -> None:
-    """A step of every replica with gradients of zero, and then the round that it has not held, if so."""
+def _round(training: Training, idle: float) -> float:
+    """Seconds of a round, where a step of one replica with gradients of zero takes `idle`."""
+    rounds, stepping = training.round, _timed(lambda: _idle_steps(training), training.plan)
+    if training.round > rounds:  # it was a part of the steps
+        return stepping - len(training.mine) * idle
+    return _timed(training.replicas.finish, training.plan)
+
+
+def _idle_steps(training: Training) -> None:
+    """A step of every replica with gradients of zero."""
     for optimizer in training.replicas.optimizers:
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
-    if finish:
-        training.replicas.finish()
 
 
 def _timed(call: Callable[[], None], plan: Plan) -> float:
