@@ -25,7 +25,7 @@ COMMANDS = {info.name or info.callback.__name__: info for info in app.registered
 COMMANDS |= {f"config {info.name or info.callback.__name__}": info for info in config_commands.registered_commands}
 EXAMPLE = re.compile(r"^ *- `([^`]+)`", re.MULTILINE)
 EXAMPLES = [(name, text) for name, info in COMMANDS.items() for text in EXAMPLE.findall(inspect.getdoc(info.callback))]
-RUN = ["eval", "compare", "align", "flatness", "export", "config show", "config diff", "config schema", "list", "explain", "doctor"]  # in seconds
+RUN = ["eval", "compare", "report", "align", "flatness", "export", "config show", "config diff", "config schema", "list", "explain", "doctor"]  # in seconds
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -8,20 +8,25 @@ from typing import Annotated
 
 import typer
 
-from parle.cli.application import JsonOption, app
+from parle.cli import completion
+from parle.cli.application import LOOK, JsonOption, app, option
 from parle.errors import ConfigError
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="One or more run folders.")],
+    runs: Annotated[list[Path], typer.Argument(help="One or more run folders.", autocompletion=completion.runs)],
     to: Annotated[
         Path | None,
-        typer.Option("--to", metavar="FILE.html", help="Where to; default: report.html in the run folder, or of several runs beside the first one."),
+        option("--to", metavar="FILE.html", says="Where to.", default="report.html in the run folder, or of several runs beside the first one"),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a report of runs as one HTML file: `parle report runs/mine`, or of several `parle report runs/a runs/b --to both.html`."""
+    """Write a report of runs as one HTML file.
+
+    - `parle report runs/mine`
+    - `parle report runs/a runs/b --to both.html`
+    """
     from parle.reports import page, story
     from parle.runs import RunFolder
 
@@ -31,14 +36,19 @@ def report(
     print(json.dumps({"report": str(path)}) if as_json else f"Written to {path}")
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def watch(
-    runs: Annotated[list[Path] | None, typer.Argument(help="Run folders, also such as are not there yet; default: what is under way, and the newest.")] = None,
-    runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Folder of all runs.")] = Path("runs"),
-    port: Annotated[int | None, typer.Option("--port", min=1, max=65535, help="Of the page; default: 8417, or a free one where that is taken.")] = None,
-    text: Annotated[bool, typer.Option("--text", help="In the terminal, until the runs end.")] = False,
-    once: Annotated[bool, typer.Option("--once", help="In the terminal, as it is now.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="As it is now, as one JSON object.")] = False,
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Run folders, also such as are not there yet. Default: what is under way, and the newest.", show_default=False, autocompletion=completion.runs
+        ),
+    ] = None,
+    runs_dir: Annotated[Path, option("--runs-dir", says="Folder of all runs.", default="runs")] = Path("runs"),
+    port: Annotated[int | None, option("--port", min=1, max=65535, says="Of the page.", default="8417, or a free one where that is taken")] = None,
+    text: Annotated[bool, option("--text", says="In the terminal, until the runs end.")] = False,
+    once: Annotated[bool, option("--once", says="In the terminal, as it is now.")] = False,
+    as_json: Annotated[bool, option("--json", says="As it is now, as one JSON object.")] = False,
 ) -> None:
     """Follow trainings that are under way, on a page for the browser of this machine or in the terminal.
 
