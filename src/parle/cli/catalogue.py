@@ -37,13 +37,14 @@ def explain(
     replicas: Annotated[int, typer.Option("-n", "--replicas", min=1, help="Of the run in mind.")] = 3,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Of each replica, in the run in mind.")] = 10_000,
 ) -> None:
-    """Explain an algorithm: paper, equations, settings, vectors, bytes, special cases: `parle explain local-sgd -n 8 --steps 60000`."""
+    """Explain an algorithm: equations, settings, cost, where it runs, special cases: `parle explain local-sgd -n 8 --steps 60000`."""
     from parle.algorithms import ALGORITHMS
     from parle.reports import explain as explaining
+    from parle.reports import tables
 
     if name not in ALGORITHMS:
         raise ConfigError(f"`{name}` is not an algorithm. {did_you_mean(name, ALGORITHMS)}")
-    print(explaining.page(name, ALGORITHMS[name], steps, replicas), end="")
+    tables.show_page(explaining.page(name, ALGORITHMS[name], steps, replicas))
 
 
 @app.command()
