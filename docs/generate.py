@@ -74,7 +74,7 @@ def catalogue() -> str:
     )
     table = explain.catalogue(ALGORITHMS, lambda name: f"[`{name}`]({name}.md)")
     return (
-        f'{text}{table}\n\nA vector has N numbers, as many as the network has parameters. "At a server of any quorum": rounds may close without some replicas, so '
+        f'{text}{table}\n\nA vector has N numbers, as many as the network has parameters. "At a server of any quorum": rounds may close without some, so '
         'that each goes by its own clock ([server in threads](../communicators/server.md), [Ray](../communicators/ray.md)). "Overlapped": a round may '
         "end steps after it began ([overlapped](../communicators/overlapped.md)). Two levels of replicas: [hierarchy](../communicators/hierarchy.md).\n"
     )

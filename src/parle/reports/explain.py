@@ -74,7 +74,8 @@ def _use(name: str, kind: type[Algorithm], root: str | None) -> str:
         "AdamW(model.parameters(), lr=0.001)" if kind.inner_optimizer == "adamw" else "SGD(model.parameters(), lr=0.1)",
     )
     return (
-        f"```sh\nparle train -a {name} -e 1 --name {name}\n```\n\nIn {_link('docs/own_loop.md', root, 'a loop of your own')}:\n\n```python\nimport torch\n\nimport parle\n\n"
+        f"```sh\nparle train -a {name} -e 1 --name {name}\n```\n\nIn {_link('docs/own_loop.md', root, 'a loop of your own')}:\n\n"
+        f"```python\nimport torch\n\nimport parle\n\n"
         f"models = [torch.nn.Linear(2, 1) for _ in range({count})]\noptimizers = [torch.optim.{optimizer} for model in models]\n"
         f"replicas = parle.join(models, optimizers, parle.{kind.__name__}({settings}))\n```"
     )
