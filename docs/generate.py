@@ -43,7 +43,7 @@ WORDS = {
     "server-sgd": "Asynchronous, synchronous and hybrid on a virtual clock, 25 replicas, beside the numbers of the paper, whose gain is not confirmed: "
     "[experiments/smooth_switch](../../experiments/smooth_switch/README.md).",
     "parle": "At the length of the paper (75 epochs of MNIST, one seed), and All-CNN on CIFAR-10 at a hundredth of it: "
-    "[experiments/reproduce](../../experiments/reproduce/README.md).",
+    "[experiments/reproduce](../../experiments/reproduce/README.md). The three forms side by side: [the three Parles](../reproducing.md#the-three-parles).",
 }
 
 
