@@ -16,15 +16,6 @@ LAUNCH = Path(parle.__file__).parent.parent.parent / "examples" / "launch"
 SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")])
 SHORT = ["-n", "2", "-e", "0.2"]
 
-# Starts two tasks with the variables of srun, on one machine.
-SRUN = """#!/bin/bash
-while [[ $1 == --* ]]; do shift; done
-export SLURM_STEP_NUM_TASKS=2 SLURM_STEP_TASKS_PER_NODE=2 SLURM_STEP_NUM_NODES=1 SLURM_STEP_NODELIST=localhost SLURM_STEP_ID=0
-SLURM_PROCID=1 SLURM_LOCALID=1 "$@" &
-SLURM_PROCID=0 SLURM_LOCALID=0 "$@" || exit
-wait $!
-"""
-
 
 def run(*command: str, **environment: str) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -62,13 +53,14 @@ def test_mpiexec_sh_trains():
     check_run("runs/a")
 
 
-def test_slurm_sbatch_trains_under_a_stand_in_for_srun():
-    Path("srun").write_text(SRUN)
+def test_slurm_sbatch_gives_srun_the_command_that_trains_or_resumes():
+    """With a stand-in for srun; test_launching_processes trains with the variables that srun sets."""
+    Path("srun").write_text('#!/bin/sh\necho "$@"\n')
     Path("srun").chmod(0o755)
-    path = f"{Path.cwd()}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    variables = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_SUBMIT_DIR": str(Path.cwd()), "SLURM_CPUS_PER_TASK": "1"}
-    run("bash", str(LAUNCH / "slurm.sbatch"), *SHORT, PATH=path, RUNS_DIR="runs", **variables)
-    check_run(f"runs/parle-{os.getpid()}")
+    around = {"PATH": f"{Path.cwd()}{os.pathsep}{os.environ['PATH']}", "SLURM_JOB_ID": "12", "SLURM_SUBMIT_DIR": "/home/me", "SLURM_CPUS_PER_TASK": "4"}
+    for more, expected in (({}, "train --name parle-12 --runs-dir /home/me/runs --set threads=4 -n 8"), ({"RESUME": "old"}, "resume /home/me/runs/old")):
+        done = subprocess.run(["bash", LAUNCH / "slurm.sbatch", "-n", "8"], capture_output=True, text=True, env={**os.environ, **around, **more})
+        assert done.stdout == f"--cpus-per-task=4 python -m parle {expected}\n", done.stderr
 
 
 def container(name: str) -> dict:

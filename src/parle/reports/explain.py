@@ -69,7 +69,7 @@ def _paper(kind: type[Algorithm], root: str | None) -> str:
 
 def _use(name: str, kind: type[Algorithm], root: str | None) -> str:
     values = [(f.name, f.default) for f in dataclasses.fields(kind) if not callable(f.default) and len(f.metadata["choices"] or "12") > 1]
-    settings = ", ".join(f"{key}={json.dumps(value) if isinstance(value, str) else value!r}" for key, value in values)
+    settings = ", ".join(f"{key}={json.dumps(value) if isinstance(value, str) else value}" for key, value in values)
     count, optimizer = (
         (1 if kind.single else 3),
         "AdamW(model.parameters(), lr=0.001)" if kind.inner_optimizer == "adamw" else "SGD(model.parameters(), lr=0.1)",
