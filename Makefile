@@ -1,6 +1,7 @@
 # make demo   train three replicas on embedded digits, in a virtual environment of its own
 # make test   every test
 # make lint   style
+# make docs   the pages of docs/algorithms, from the classes
 # make bench  every benchmark, beside its peers; QUICK=1 for a quick look, else the table goes into docs/performance.md
 
 PY ?= python3
@@ -9,7 +10,7 @@ PEERS := .venv-bench
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint docs bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/parle train --name demo --overwrite --baseline
@@ -20,6 +21,9 @@ test: $(VENV)/.tests
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+docs: $(VENV)/.installed
+	$(BIN)/python docs/generate.py
 
 # $(1): extras to install with the package, $(2): options; a demo starts sooner without compiling, many processes start sooner with it
 define install

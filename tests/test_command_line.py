@@ -1,7 +1,9 @@
 """The command line: what it prints, writes and promises."""
 
+import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
+
+import parle
 
 SHORT = ["train", "-e", "1", "--json"]
 KEYS = [
@@ -155,19 +159,29 @@ def test_compare_tells_variants_apart(parle_command):
 
 
 def test_list_and_explain_speak_from_the_classes(parle_command):
-    import parle
-
     listed = parle_command("list", "--json").json
     assert listed["algorithms"].keys() == parle.ALGORITHMS.keys() and "lenet" in listed["models"] and "digits" in listed["data"]
     assert "local-sgd" in parle_command("list", "algorithms").out
     for name, kind in parle.ALGORITHMS.items():
         page = parle_command("explain", name).out
-        for heading in ("Paper:", "## Settings", "## Vectors", "## Bytes", "## Special cases"):
+        for heading in ("Paper:", "## Settings", "## Under `parle train`", "## Cost", "## Where it runs", "## Special cases"):
             assert heading in page, name
         assert kind.special_cases[0] in page
     page = parle_command("explain", "parle").out
     assert "(8a)" in page and "params, x, z, m" in page and "4,000,000 bytes" in page and ">>>" not in page
-    assert "rho: spring between x^a and the reference; large is loose (default 1.0; above 0" in page
+    assert "| `rho` | 1.0 | spring between x^a and the reference; large is loose | above 0 |" in page
+    assert "any quorum: asynchronous, partial rounds | no: Parle needs all replicas in every round" in page
+    assert "any quorum: asynchronous, partial rounds | yes |" in parle_command("explain", "easgd").out
+
+
+@pytest.mark.parametrize("name", parle.ALGORITHMS)
+def test_explain_names_the_settings_that_train_derives(name):
+    from parle import config, settling
+    from parle.reports import explain
+
+    made = settling.algorithm_for(config.parse({"algorithm": {"name": name}, "replicas": 1, "epochs": 20}), batches=100)
+    derived = {field.name for field in dataclasses.fields(made) if getattr(made, field.name) != field.default}
+    assert set(re.findall(r"^- `(\w+)`:", explain.under_train(name, parle.ALGORITHMS[name]), re.MULTILINE)) == derived
 
 
 def test_doctor_names_what_is_missing(parle_command, monkeypatch):

@@ -5,7 +5,7 @@ In a Markdown file, blocks of `python` run one after the other in one namespace;
 """
 
 import doctest
-import importlib
+import importlib.util
 import pkgutil
 import re
 import shlex
@@ -68,6 +68,16 @@ def test_every_public_class_and_function_has_an_example_that_runs():
     for name in parle.__all__:
         if name not in without and not name.endswith("Error"):
             assert ">>>" in getattr(parle, name).__doc__, name
+
+
+def test_the_pages_of_the_algorithms_say_what_the_classes_say():
+    path = ROOT / "docs" / "generate.py"
+    spec = importlib.util.spec_from_file_location("generate", path)
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    made = generate.pages()
+    stale = sorted(path.name for path, text in made.items() if not path.exists() or path.read_text() != text)
+    assert not stale and set((ROOT / "docs" / "algorithms").iterdir()) == set(made), f"run `make docs`: {stale}"
 
 
 def test_the_file_tree_in_the_readme_is_the_file_tree():

@@ -95,6 +95,11 @@ def _kinds(replicas: Replicas) -> list:
 
 def _check_fits(replicas: Replicas, state: dict) -> None:
     """ConfigError before anything is changed, where something is of another kind than it was."""
+    saved, here = len(state["optimizers"]), len(replicas.optimizers)
+    if saved != here:
+        raise ConfigError(
+            f"This checkpoint holds {saved} replicas of this process, but {here} are joined. Join as many; other numbers are for `parle resume -n`."
+        )
     for what, saved, here in zip(("optimizers", "buffers", "state of the communicator"), state["kinds"], _kinds(replicas), strict=True):
         if saved != here:
             raise ConfigError(f"The {what} were {str(saved)[:200]} when this was saved, and are {str(here)[:200]}. Join as it was then.")

@@ -45,17 +45,18 @@ def explain(
     replicas: Annotated[int, option("-n", "--replicas", min=1, says="Of the run in mind.", default="3")] = 3,
     steps: Annotated[int, option("--steps", min=1, says="Of each replica, in the run in mind.", default="10000")] = 10_000,
 ) -> None:
-    """Explain an algorithm: paper, equations, settings, vectors, bytes, special cases.
+    """Explain an algorithm: equations, settings, cost, where it runs, special cases.
 
     - `parle explain parle`
     - `parle explain local-sgd -n 8 --steps 60000`
     """
     from parle.algorithms import ALGORITHMS
     from parle.reports import explain as explaining
+    from parle.reports import tables
 
     if name not in ALGORITHMS:
         raise ConfigError(f"`{name}` is not an algorithm. {did_you_mean(name, ALGORITHMS)}")
-    print(explaining.page(name, ALGORITHMS[name], steps, replicas), end="")
+    tables.show_page(explaining.page(name, ALGORITHMS[name], steps, replicas))
 
 
 @app.command(rich_help_panel=LEARN)

@@ -1,9 +1,11 @@
 """Tables on the terminal."""
 
+import re
 from pathlib import Path
 
 import yaml
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.table import Table
 
 console = Console(highlight=False, soft_wrap=True)
@@ -19,6 +21,14 @@ def show(title: str, columns: list[str], rows: list[list], texts: int = 1) -> No
     for row in rows:
         table.add_row(*(cell if isinstance(cell, str) else "-" if cell is None else f"{cell:,}" for cell in row))
     console.print(table)
+
+
+def show_page(text: str) -> None:
+    """Print a page of Markdown: set for a terminal, as it is in a file or a pipe."""
+    if console.is_terminal:
+        console.print(Markdown(re.sub(r"^#+ (.*)$", r"**\1**", text, flags=re.MULTILINE), code_theme="ansi_dark"), soft_wrap=False)  # rich centers headings
+    else:
+        print(text, end="")
 
 
 def size(count: float) -> str:

@@ -136,7 +136,7 @@ class RayServer(RayHost):
     merged once. `resources` are Ray's options of a replica's task, such as {"num_cpus": 4}. Ray's own token authentication
     (RAY_AUTH_MODE=token) is honoured. Raises SetupError without Ray, or where the cluster cannot be reached.
 
-    >>> RayServer.__mro__[1].__name__          # docs/servers.md runs one
+    >>> RayServer.__mro__[1].__name__          # docs/communicators/ray.md runs one
     'RayHost'
     """
 
