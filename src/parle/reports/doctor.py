@@ -9,11 +9,15 @@ import torch
 import parle
 
 EXTRAS = {
+    "accelerate": ("accelerate",),
     "data": ("scikit-learn", "pillow", "pyarrow", "datasets"),
+    "hf": ("transformers",),
+    "lightning": ("lightning",),
     "mpich": ("mpi4py", "mpich"),
     "plots": ("matplotlib",),
     "ray": ("ray",),
     "simulate": ("simpy",),
+    "tensorboard": ("tensorboard",),
     "test": ("hypothesis", "playwright", "pytest", "pytest-timeout", "pytest-xdist"),
     "dev": ("ruff",),
 }
