@@ -13,12 +13,12 @@ LAYERS = {
     1: ["algorithms", "communicators"],
     2: ["center", "replica", "joining", "meeting", "pace", "refusing", "one_pass", "replicas"],
     3: ["hierarchy", "saving", "checkpoint", "metrics", "testing", "runs", "loggers", "servers"],
-    4: ["permutations", "alignment", "flatness", "models", "data", "recipes", "training", "serving", "resizing", "reports"],
+    4: ["integrations", "permutations", "alignment", "flatness", "models", "data", "recipes", "training", "serving", "resizing", "reports"],
     5: ["config", "settling", "launch", "together", "processes", "plans", "keeping", "jobs", "anatomy", "simulation", "reproduce"],
     6: ["cli", "__main__"],
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
-OPTIONAL = ["datasets", "PIL", "pyarrow", "sklearn", "mpi4py", "simpy", "ray", "scipy", "matplotlib", "tensorboard"]
+OPTIONAL = ["datasets", "PIL", "pyarrow", "sklearn", "mpi4py", "simpy", "ray", "scipy", "matplotlib", "tensorboard", "lightning", "transformers", "accelerate"]
 FILES = [path for path in sorted(SOURCE.rglob("*.py")) if path != SOURCE / "__init__.py"]
 
 

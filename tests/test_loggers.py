@@ -93,6 +93,12 @@ def test_only_the_first_of_several_processes_logs(parle_command, own_logger):
     assert [line[0] for line in heard()] == ["start", "record", "end"] and len({line[-1] for line in heard()}) == 1
 
 
+def test_a_logger_hears_that_a_run_has_failed(parle_command, own_logger):
+    done = parle_command("train", "-e", "1", "-a", "local-sgd", "--lr", "1e30", "--name", "a", "--logger", own_logger)
+    assert done.code == 4
+    assert [line[:-1] for line in heard()] == [["start", 0, 1.0], ["end", "failed", 4]]
+
+
 @pytest.mark.parametrize("verb", ["start", "record", "end"])
 def test_a_run_goes_on_without_a_logger_that_raises(parle_command, own_logger, verb):
     plain = parle_command("train", "-e", "2", "--name", "plain", "--json").json
