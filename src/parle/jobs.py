@@ -5,7 +5,6 @@ import functools
 import os
 import platform
 import signal
-import sys
 from pathlib import Path
 
 import torch
@@ -173,7 +172,7 @@ class _Job:
             self.together.agree(self._create, first_only=True)
             self.together.agree(self.keeper.write)
         if self.world.ours and not first:
-            _print_into(run.logs / f"process-{self.world.rank}.out")
+            processes.print_into(run.logs / f"process-{self.world.rank}.out")
         if first and (caution := training.caution()):
             self._warn(caution)
         self._log("start", pid=os.getpid(), replicas=list(training.mine), threads=torch.get_num_threads(), devices=[str(d) for d in training.plan.devices])
@@ -309,17 +308,6 @@ class _Job:
     def _log(self, name: str, **details) -> None:
         if self.world.size > 1:
             self.run.log(self.world.rank, name, **details)
-
-
-def _print_into(path: Path) -> None:
-    """Send what this process prints from now on into a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
-    os.close(handle)
 
 
 def summary(path: Path, settings: config.RunConfig, training: Training, record: dict) -> dict:
