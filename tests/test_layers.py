@@ -12,8 +12,8 @@ LAYERS = {
     0: ["algorithm", "schedules", "vectors", "buffers", "errors", "optimizer_state", "random_streams", "named", "sharpness"],
     1: ["algorithms", "communicators"],
     2: ["center", "replica", "joining", "meeting", "pace", "refusing", "one_pass", "replicas"],
-    3: ["hierarchy", "saving", "checkpoint", "metrics", "testing", "runs", "servers"],
-    4: ["permutations", "alignment", "flatness", "models", "data", "recipes", "training", "serving", "resizing", "reports"],
+    3: ["hierarchy", "saving", "checkpoint", "metrics", "testing", "runs", "loggers", "servers"],
+    4: ["integrations", "permutations", "alignment", "flatness", "models", "data", "recipes", "training", "serving", "resizing", "reports"],
     5: [
         "config",
         "settling",
@@ -33,7 +33,22 @@ LAYERS = {
     6: ["cli", "__main__"],
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
-OPTIONAL = ["datasets", "PIL", "pyarrow", "sklearn", "mpi4py", "simpy", "ray", "scipy", "matplotlib", "onnx"]
+OPTIONAL = [
+    "datasets",
+    "PIL",
+    "pyarrow",
+    "sklearn",
+    "mpi4py",
+    "simpy",
+    "ray",
+    "scipy",
+    "matplotlib",
+    "onnx",
+    "tensorboard",
+    "lightning",
+    "transformers",
+    "accelerate",
+]
 FILES = [path for path in sorted(SOURCE.rglob("*.py")) if path != SOURCE / "__init__.py"]
 
 
@@ -71,7 +86,7 @@ def test_every_file_has_a_layer():
 
 @pytest.mark.parametrize("package", OPTIONAL)
 def test_an_optional_package_is_imported_in_one_file(package):
-    users = [str(path.relative_to(SOURCE)) for path in FILES if any(name.split(".")[0] == package for name in imported(path))]
+    users = [str(path.relative_to(SOURCE)) for path in FILES if any(name.removeprefix("torch.utils.").split(".")[0] == package for name in imported(path))]
     assert len(users) == 1, users
 
 

@@ -173,6 +173,12 @@ class RunConfig(Strict):
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     report: bool = Field(True, description="write report.html into the run folder at the end, where matplotlib is there")
+    loggers: list[str] = Field([], description="who else hears of the run: tensorboard, or your own as package.module:attribute or file.py:attribute")
+
+    @field_validator("loggers", mode="before")
+    @classmethod
+    def _logger_name_alone(cls, value):
+        return [value] if isinstance(value, str) else value
 
     @field_validator("algorithm", mode="before")
     @classmethod

@@ -5,7 +5,6 @@ import functools
 import os
 import platform
 import signal
-import sys
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ from parle import checkpoint, config, data, launch, processes, settling
 from parle.errors import ConfigError, DivergedError, ParleError, ReplicaLost, SetupError
 from parle.keeping import Keeper
 from parle.launch import World
+from parle.loggers import Loggers
 from parle.metrics import Score, score
 from parle.plans import Quiet, flat, load_data, plan_for, solution_of
 from parle.reports import page, story
@@ -132,6 +132,7 @@ class _Job:
             self.training = self.together.agree(lambda: Training(plan, mine=self._mine(), joined=False))
             self.training.join(communicator)
         self.keeper = Keeper(self.run, self.world, self.together, self.training, self.settings)
+        self.loggers = self.together.agree(lambda: Loggers(self.settings.loggers if world.rank == 0 else (), self._warn))
 
     def _serving(self, plan: Plan) -> Serving:
         """The same plan with replicas at a server; on Ray, every task makes its own from the configuration."""
@@ -171,11 +172,11 @@ class _Job:
             self.together.agree(self._create, first_only=True)
             self.together.agree(self.keeper.write)
         if self.world.ours and not first:
-            _print_into(run.logs / f"process-{self.world.rank}.out")
+            processes.print_into(run.logs / f"process-{self.world.rank}.out")
         if first and (caution := training.caution()):
-            run.event("caution", text=caution)
-            self.show.caution(caution)
+            self._warn(caution)
         self._log("start", pid=os.getpid(), replicas=list(training.mine), threads=torch.get_num_threads(), devices=[str(d) for d in training.plan.devices])
+        self.loggers.start(run.path, self.settings.model_dump(), training.step)
         try:
             record = self._follow()
             self.keeper.flush()
@@ -189,7 +190,7 @@ class _Job:
         if not first:
             return None
         summed = summary(run.path, self.settings, training, record)
-        run.write_json(run.status, {"state": "done", "exit_code": 0, "result": summed})
+        self._end({"state": "done", "exit_code": 0, "result": summed})
         run.event("done")
         self._report()
         return summed
@@ -235,6 +236,7 @@ class _Job:
                         self._log("record", **{key: value for key, value in record.items() if key not in ("consensus", "algorithm")})
                         if first:
                             run.append(run.metrics, record)
+                            self.loggers.record(record)
                             self._tell_refused(record)
                             note = f"error {record['consensus']['error_pct']:.2f} %"
                     self.show.advance(training.step, training.plan.steps, note)
@@ -264,7 +266,7 @@ class _Job:
         folder = self.keeper.newest()
         written = f"the checkpoint {folder} was written" if folder else "no checkpoint could be written, since the numbers are not finite"
         if self.world.rank == 0:
-            self.run.write_json(self.run.status, {"state": "interrupted", "exit_code": 128 + number, "step": self.training.step})
+            self._end({"state": "interrupted", "exit_code": 128 + number, "step": self.training.step})
             self.run.event("interrupted", step=self.training.step)
         self._log("interrupted", step=self.training.step)
         self.training.close()
@@ -292,23 +294,20 @@ class _Job:
             error.args = (f"{error} Continue from the last checkpoint: start `-m parle resume {self.run.path}` in the same way.",)
         self._log("failed", message=str(error))
         if self.world.rank == 0:
-            self.run.write_json(self.run.status, {"state": "failed", "exit_code": getattr(error, "exit_code", 1), "message": str(error)})
+            self._end({"state": "failed", "exit_code": getattr(error, "exit_code", 1), "message": str(error)})
             self.run.event("failed", message=str(error))
+
+    def _end(self, status: dict) -> None:
+        self.run.write_json(self.run.status, status)
+        self.loggers.end(status)
+
+    def _warn(self, text: str) -> None:
+        self.run.event("caution", text=text)
+        self.show.caution(text)
 
     def _log(self, name: str, **details) -> None:
         if self.world.size > 1:
             self.run.log(self.world.rank, name, **details)
-
-
-def _print_into(path: Path) -> None:
-    """Send what this process prints from now on into a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
-    os.close(handle)
 
 
 def summary(path: Path, settings: config.RunConfig, training: Training, record: dict) -> dict:

@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable
 from multiprocessing import connection, sharedctypes
+from pathlib import Path
 
 from parle import launch
 from parle.errors import ParleError, ReplicaLost
@@ -155,3 +156,14 @@ def _end_with(sentinel: int) -> None:
     """End this process when its parent has ended."""
     connection.wait([sentinel])
     os._exit(1)
+
+
+def print_into(path: Path) -> None:
+    """Send what this process prints from now on into a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)

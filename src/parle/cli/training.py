@@ -100,6 +100,9 @@ def train(
         str | None,
         option("--checkpoint-every", says="Between two checkpoints: 5rounds, 1epochs, 10min or 30s.", default="as between evaluations", panel=FOLDER),
     ] = None,
+    loggers: Annotated[
+        list[str] | None, option("--logger", says="Tell the run to tensorboard, or to module:attribute; may be repeated.", default="none", panel=OUTPUT)
+    ] = None,
     dry_run: Annotated[
         bool, option("--dry-run", says="Train nothing: show the configuration, memory, bytes, steps and an estimate of the time.", panel=OUTPUT)
     ] = False,
@@ -129,6 +132,7 @@ def train(
         "processes": processes,
         "checkpoint.every": checkpoint_every,
         "communicator.elastic": elastic,
+        "loggers": loggers or None,
         "communicator.quorum": quorum_of(quorum),
         "communicator.transport": "ray" if ray else None,
         "communicator.address": ray if ray != "local" else None,

@@ -9,13 +9,17 @@ import torch
 import parle
 
 EXTRAS = {
+    "accelerate": ("accelerate",),
     "data": ("scikit-learn", "pillow", "pyarrow", "datasets"),
+    "hf": ("transformers",),
+    "lightning": ("lightning",),
     "mpich": ("mpi4py", "mpich"),
     "plots": ("matplotlib",),
     "onnx": ("onnx", "onnxscript"),
     "ray": ("ray",),
     "simulate": ("simpy",),
     "test": ("hypothesis", "jsonschema", "playwright", "pytest", "pytest-timeout", "pytest-xdist"),
+    "tensorboard": ("tensorboard",),
     "dev": ("ruff",),
 }
 
