@@ -44,16 +44,13 @@ class Batched:
             for name, shape, stride, offset in zip(layout.names, layout.shapes, layout.strides, offsets, strict=True)
         }
         self._parameters = [layout.parameters(model) for model in self._models]
-        self._constant = {
-            name: torch.stack([m.get_parameter(name) for m in self._models]) for name, p in self._models[0].named_parameters() if not p.requires_grad
-        }
         self._buffers = _in_one_memory(self._models)
         self._loss = vmap(lambda state, inputs, targets: loss(functional_call(self._models[0], state, (inputs,)), targets), randomness="different")
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """The loss of every replica on its own batch, shape (replicas,)."""
         try:
-            return self._loss((self._stacked | self._constant | self._buffers), inputs, targets)
+            return self._loss(self._stacked | self._buffers, inputs, targets)
         except RuntimeError as error:
             if "vmap" not in str(error):
                 raise
@@ -65,7 +62,7 @@ class Batched:
         for column, (stacked, gradient) in enumerate(zip(self._stacked.values(), gradients, strict=True)):
             if gradient is None:
                 continue
-            if gradient.stride()[1:] != stacked.stride()[1:]:  # fused optimizers go through both in the order of memory
+            if gradient.stride(0) < stacked[0].numel() or gradient.stride()[1:] != stacked.stride()[1:]:  # fused optimizers go by the order of memory
                 its = torch.empty_strided(stacked.shape, (stacked[0].numel(), *stacked.stride()[1:]), dtype=stacked.dtype, device=stacked.device)
                 gradient = its.copy_(gradient)
             for parameters, part in zip(self._parameters, gradient, strict=True):

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-import parle
 from parle import config, data
+from parle.algorithms import OneShot
+from parle.errors import JoinError
 from parle.plans import Quiet, plan_for
 from parle.training import Plan, Training
 
@@ -98,13 +99,13 @@ def _is_given(settings: config.RunConfig, path: str) -> bool:
 
 def times_as_fast(tried: Plan, plan: Plan) -> float:
     """How many times as fast steps of one plan are as those of another: the median over blocks that take turns; 0 where they fail."""
+    batch = _batch_for(plan)
+    first = _Steps(replace(plan, batch_size=batch))
+    count = max(1, round(SHORTEST / first.seconds(1)))
     try:
-        batch = _batch_for(plan)
-        first, second = _Steps(replace(plan, batch_size=batch)), _Steps(replace(tried, batch_size=batch))
-        count = max(1, round(SHORTEST / first.seconds(1)))
-        second.seconds(1)
+        second = _Steps(replace(tried, batch_size=batch))
         return statistics.median(first.seconds(count) / second.seconds(count) for _ in range(BLOCKS))
-    except (RuntimeError, parle.JoinError):  # a device or a network that cannot do it
+    except (RuntimeError, JoinError):  # a device or a network that cannot do it
         return 0.0
 
 
@@ -121,7 +122,7 @@ class _Steps:
         together = plan.stepping != "in-turn"
         mine = range(plan.replicas if together else 1)
         self._device, self._replicas = plan.devices[0], len(mine)
-        self._training = Training(replace(plan, algorithm=parle.OneShot(), devices=plan.devices[:1]), mine=mine)
+        self._training = Training(replace(plan, algorithm=OneShot(), devices=plan.devices[:1]), mine=mine)
         self.seconds(2)
 
     def seconds(self, count: int) -> float:

@@ -1,0 +1,123 @@
+"""Images/s of `parle train --fast` against a plain PyTorch loop on one thread, and the limit that the machine sets: LeNet on MNIST.
+
+    PARLE_DATA_DIR=DIR python benchmarks/fast.py [--replicas 3] [--algorithm parle] [--blocks 3] [--epochs 0.8] [--json FILE] [--also VARIANT ...]
+
+The plain loop (that of overhead.py) trains the replicas in turn on one thread, in float32, with torch's defaults. The command runs as
+anybody would start it, once a block, and counts its images/s itself, without start-up and evaluation; each block measures anew what pays. The limit is
+as many loops at once in processes of their own that do not speak, with the settings that the command chose. Blocks of the plain loop lie between, and each
+figure is divided by the mean of the two around it. `--also` adds the command with settings of your own, such as `keep_memory=false` (several with commas).
+"""
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from overhead import Plain, timed
+from rounds import in_processes
+
+from parle import config, fast, plans, settling
+from parle.algorithms import OneShot
+from parle.training import Training
+
+AIM = 3.0
+COMMON = ("model=lenet", "data=mnist", "batch_size=128", "evaluation.every=100", "buffers=keep")  # BatchNorm is not estimated again at the end
+
+
+def command(options: argparse.Namespace, *more: str, sets: tuple[str, ...] = ()) -> tuple[float, Path]:
+    """Images/s by the command's own count, and the configuration that it wrote."""
+    folder = Path(tempfile.mkdtemp())
+    line = [sys.executable, "-m", "parle", "train", "-a", options.algorithm, "-n", str(options.replicas), "-e", str(options.epochs), "--json", *more]
+    line += [word for text in (*COMMON, *sets) for word in ("--set", text)]
+    done = subprocess.run([*line, "--runs-dir", str(folder), "--name", "run"], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stderr.strip())
+    return json.loads(done.stdout.splitlines()[-1])["images_per_second"], folder / "run/config.yaml"
+
+
+def limit(options: argparse.Namespace, chosen: Path, steps: int) -> float:
+    """Images/s of as many replicas at once, each alone in a process, with the settings that the command chose."""
+    speeds = multiprocessing.get_context("spawn").SimpleQueue()
+    in_processes(options.replicas, alone, speeds, chosen, steps)
+    return sum(speeds.get() for _ in range(options.replicas))
+
+
+def alone(speeds, chosen: Path, steps: int) -> None:
+    settings = config.load(chosen)
+    torch.set_num_threads(1)
+    if settings.keep_memory:
+        fast.keep_memory()
+    found = plans.load_data(settings)
+    plan = plans.plan_for(settling.settled(settings, len(found.train)), found)
+    training = Training(plan.__class__(**{**vars(plan), "algorithm": OneShot()}), mine=range(1))
+    training.advance(10)  # warm up
+    dist.barrier()
+    speeds.put(steps * plan.batch_size / timed(training.advance, steps))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--replicas", type=int, default=3)
+    parser.add_argument("--algorithm", default="parle")
+    parser.add_argument("--blocks", type=int, default=3)
+    parser.add_argument("--epochs", type=float, default=0.8)
+    parser.add_argument("--plain-steps", type=int, default=40)
+    parser.add_argument("--also", nargs="*", default=[], metavar="SETTINGS")
+    parser.add_argument("--json", metavar="FILE")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    found = plans.load_data(config.load(sets=("data=mnist",)))
+    plain, steps = Plain(found, 128, options.replicas), max(1, round(options.epochs * len(found.train) / 128))
+
+    def plainly() -> float:
+        return options.replicas * options.plain_steps * 128 / timed(plain.advance, options.plain_steps)
+
+    plain.advance(5)  # warm up
+    speeds: dict[str, list[float]] = {}
+    ratios: dict[str, list[float]] = {}
+    before = plainly()
+    for _ in range(options.blocks):
+        chosen = None
+        for case in ("train --fast", "train", *options.also, "limit", "plain"):
+            if case == "limit":
+                its = limit(options, chosen, steps)
+            elif case == "plain":
+                its = plainly()
+            else:
+                its, written = command(options, *(["--fast"] if case.endswith("fast") else []), sets=tuple(case.split(",")) if "=" in case else ())
+                chosen = chosen or written
+            after = plainly()
+            speeds.setdefault(case, []).append(its)
+            ratios.setdefault(case, []).append(2 * its / (before + after))
+            before = after
+    print(f"{options.algorithm} n={options.replicas}, LeNet on MNIST, {steps} steps; the last choice: {config.load(chosen).fast}")
+    rows = []
+    for case, values in ratios.items():
+        target = AIM if case == "train --fast" else None
+        verdict = "" if target is None else f": {'holds' if statistics.median(values) >= target else 'MISSED'}, the aim is {target}"
+        print(
+            f"{case} / plain: median {statistics.median(values):.2f} (range {min(values):.2f} to {max(values):.2f}), "
+            f"{statistics.median(speeds[case]):,.0f} images/s{verdict}"
+        )
+        rows.append(
+            {
+                "benchmark": "fast",
+                "case": f"{case} / plain, n={options.replicas}",
+                "ratio": statistics.median(values),
+                "low": min(values),
+                "high": max(values),
+                "target": target,
+            }
+        )
+    if options.json:
+        Path(options.json).write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
