@@ -96,6 +96,7 @@ def main() -> None:
             speeds.setdefault(case, []).append(its)
             ratios.setdefault(case, []).append(2 * its / (before + after))
             before = after
+            print(f"  {case}: {its:,.0f} images/s, {ratios[case][-1]:.2f}", flush=True)
     print(f"{options.algorithm} n={options.replicas}, LeNet on MNIST, {steps} steps; the last choice: {config.load(chosen).fast}")
     rows = []
     for case, values in ratios.items():
