@@ -148,7 +148,7 @@ def test_a_training_in_one_pass_equals_one_in_turn_to_rounding(settings):
         del settings["algorithm__period"]
     turn, one = trained(12, "in-turn", **settings), trained(12, "batched", **settings)
     start = trained(0, "in-turn", **settings)
-    rounding = 2e-2 if settings["algorithm"] == "diloco" or "precision" in settings else 1e-3  # AdamW divides small differences by small numbers
+    rounding = 0.1 if "precision" in settings else 2e-2 if settings["algorithm"] == "diloco" else 1e-3  # AdamW divides small numbers by small numbers
     moved = (turn.replicas.params - start.replicas.params).norm()
     assert (turn.replicas.params - one.replicas.params).norm() <= rounding * moved
     assert turn.replicas.round == one.replicas.round

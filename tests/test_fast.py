@@ -119,7 +119,8 @@ def test_fused_steps_are_those_of_the_plain_optimizer_to_rounding():
         return training.replicas.params
 
     for name in ("sgd", "adamw"):
-        torch.testing.assert_close(trained(f"optimizer={name}"), trained(f"optimizer={name}", "optimizer.fused=true"), rtol=1e-2, atol=1e-4)
+        plain, fused = trained(f"optimizer={name}"), trained(f"optimizer={name}", "optimizer.fused=true")
+        assert not torch.equal(plain, fused) and (plain - fused).norm() < 1e-3 * plain.norm()
 
 
 PAGES = """
