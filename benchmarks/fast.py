@@ -17,6 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import side_by_side
 import torch
 import torch.distributed as dist
 from overhead import Plain, timed
@@ -26,7 +27,7 @@ from parle import config, fast, plans, settling
 from parle.algorithms import OneShot
 from parle.training import Training
 
-AIM = 3.0
+NAME, AIM = "fast", ">= 3"
 COMMON = ("model=lenet", "data=mnist", "batch_size=128", "evaluation.every=100", "buffers=keep")  # BatchNorm is not estimated again at the end
 
 
@@ -61,17 +62,8 @@ def alone(speeds, chosen: Path, steps: int) -> None:
     speeds.put(steps * plan.batch_size / timed(training.advance, steps))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--replicas", type=int, default=3)
-    parser.add_argument("--algorithm", default="parle")
-    parser.add_argument("--blocks", type=int, default=3)
-    parser.add_argument("--epochs", type=float, default=0.8)
-    parser.add_argument("--plain-steps", type=int, default=40)
-    parser.add_argument("--also", nargs="*", default=[], metavar="SETTINGS")
-    parser.add_argument("--json", metavar="FILE")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+def rows_of(options: argparse.Namespace) -> list[dict]:
+    """A row for each case, and one for the null."""
     found = plans.load_data(config.load(sets=("data=mnist",)))
     plain, steps = Plain(found, 128, options.replicas), max(1, round(options.epochs * len(found.train) / 128))
 
@@ -96,28 +88,27 @@ def main() -> None:
             speeds.setdefault(case, []).append(its)
             ratios.setdefault(case, []).append(2 * its / (before + after))
             before = after
-            print(f"  {case}: {its:,.0f} images/s, {ratios[case][-1]:.2f}", flush=True)
-    print(f"{options.algorithm} n={options.replicas}, LeNet on MNIST, {steps} steps; the last choice: {config.load(chosen).fast}")
+            print(f"  {case}: {its:,.0f} images/s, {ratios[case][-1]:.2f}", file=sys.stderr, flush=True)
+    names = {"limit": f"{options.replicas} processes that do not speak (the limit)", "plain": "plain loop again (null)"}
+    choice = ", ".join(f"{path} {ratio:.2f}" for path, ratio in config.load(chosen).fast.items())
     rows = []
-    for case, values in ratios.items():
-        target = AIM if case == "train --fast" else None
-        verdict = "" if target is None else f": {'holds' if statistics.median(values) >= target else 'MISSED'}, the aim is {target}"
-        print(
-            f"{case} / plain: median {statistics.median(values):.2f} (range {min(values):.2f} to {max(values):.2f}), "
-            f"{statistics.median(speeds[case]):,.0f} images/s{verdict}"
-        )
-        rows.append(
-            {
-                "benchmark": "fast",
-                "case": f"{case} / plain, n={options.replicas}",
-                "ratio": statistics.median(values),
-                "low": min(values),
-                "high": max(values),
-                "target": target,
-            }
-        )
-    if options.json:
-        Path(options.json).write_text(json.dumps(rows, indent=1))
+    for case, its in ratios.items():
+        name = f"{names.get(case, case)}, {options.algorithm}, {options.replicas} replicas"
+        remark = f"{statistics.median(speeds[case]):,.0f} images/s" + (f"; measured {choice}" if case == "train --fast" else "")
+        row = side_by_side.row(NAME, name, its, "x plain on one thread", AIM if case == "train --fast" else None, steps=steps)
+        rows.append(row | {"remark": remark})
+    return rows
+
+
+def main() -> None:
+    parser = side_by_side.parser(__doc__)
+    parser.add_argument("--replicas", type=int, default=3)
+    parser.add_argument("--algorithm", default="parle")
+    parser.add_argument("--blocks", type=int, default=3)
+    parser.add_argument("--epochs", type=float, default=0.8)
+    parser.add_argument("--plain-steps", type=int, default=40)
+    parser.add_argument("--also", nargs="*", default=[], metavar="SETTINGS")
+    side_by_side.run(parser, rows_of)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,18 @@
-"""Images/s of several replicas of a small network in one process on one GPU: in turn, in one pass (`stepping: batched`), and on streams.
+"""Images/s of several replicas of a small network in one process on one GPU: in turn, `batched`, and on `streams`.
 
     python benchmarks/gpu_replicas.py [--replicas 1 2 4 8 16] [--models lenet mlp] [--set precision=bf16 ...] [--blocks 5] [--device cuda] [--json FILE]
 
 Training steps of `parle train` on made-up images of MNIST's shape, rounds included, in blocks that take turns with those of one replica alone. A ratio is
 images/s divided by n times those of the one replica: 1 is a chip with room for all of them, and 1/n is one that was full before. Settings are
-those of `--set`, and the fused optimizer. `--device cpu` shows that it runs, and that one pass is slower there.
+those of `--set`, and the fused optimizer. `--device cpu` shows that it runs, and that batched steps are slower there.
 """
 
 import argparse
 import dataclasses
-import json
 import statistics
-import sys
 import time
-from pathlib import Path
 
+import side_by_side
 import torch
 
 from parle import config, plans, settling
@@ -22,7 +20,7 @@ from parle.data import Data, Split
 from parle.stepping import STEPPINGS
 from parle.training import Training
 
-AIM = 0.9
+NAME, AIM = "gpu-replicas", ">= 0.9"
 
 
 def made_up(count: int) -> Data:
@@ -56,7 +54,7 @@ def wait(made: Training) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = side_by_side.parser(__doc__)
     parser.add_argument("--replicas", type=int, nargs="+", default=[2, 4, 8, 16])
     parser.add_argument("--models", nargs="+", default=["lenet", "mlp"])
     parser.add_argument("--algorithm", default="parle")
@@ -69,7 +67,10 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
     if options.device != "cpu" and not torch.cuda.is_available():
-        sys.exit("This machine has no CUDA device. Run it where there is one, or with --device cpu.")
+        side_by_side.tell(
+            [side_by_side.skipped(NAME, "several replicas on one GPU", "this machine has no CUDA device; --device cpu shows that it runs")], options.json
+        )
+        return
     data, rows = made_up(options.samples), []
     print(torch.cuda.get_device_name() if options.device != "cpu" else f"CPU, {torch.get_num_threads()} threads", f"torch {torch.__version__}")
     for model in options.models:
@@ -78,18 +79,10 @@ def main() -> None:
             several = {stepping: training(model, replicas, stepping, options, data) for stepping in options.steppings}
             for stepping, made in several.items():
                 pairs = [(speed(one, options.steps), speed(made, options.steps)) for _ in range(options.blocks)]
-                ratios = sorted(its / alone / replicas for alone, its in pairs)
-                ratio, target = statistics.median(ratios), AIM if stepping == "batched" else None
-                verdict = "" if target is None else ", holds" if ratio >= target else f", below the aim of {target}"
-                print(
-                    f"{model} n={replicas} {stepping}: {ratio:.2f} of n times one replica (range {ratios[0]:.2f} to {ratios[-1]:.2f}), "
-                    f"{statistics.median(its for _, its in pairs):,.0f} images/s, one alone {statistics.median(alone for alone, _ in pairs):,.0f}{verdict}",
-                    flush=True,
-                )
-                case = f"{model} n={replicas} {stepping} / n x one replica"
-                rows.append({"benchmark": "gpu_replicas", "case": case, "ratio": ratio, "low": ratios[0], "high": ratios[-1], "target": target})
-    if options.json:
-        Path(options.json).write_text(json.dumps(rows, indent=1))
+                case, target = f"{model}, {replicas} replicas, {stepping}", AIM if stepping == "batched" else None
+                its = side_by_side.row(NAME, case, [its / alone / replicas for alone, its in pairs], "of n times one replica", target)
+                rows.append(its | {"remark": f"{statistics.median(its for _, its in pairs):,.0f} images/s"})
+    side_by_side.tell(rows, options.json)
 
 
 if __name__ == "__main__":

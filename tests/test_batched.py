@@ -1,4 +1,4 @@
-"""Replicas that step in one pass, or on streams, do what replicas do that step in turn."""
+"""Replicas that step all at once, or on streams, do what replicas do that step in turn."""
 
 import copy
 from pathlib import Path
@@ -64,7 +64,7 @@ def replicas_of(build, count: int = 3, **settings) -> parle.Replicas:
 
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_one_pass_gives_what_a_loop_over_the_models_gives(name, fused):
+def test_all_at_once_gives_what_a_loop_over_the_models_gives(name, fused):
     build, draw = NETWORKS[name]
     one, loop = replicas_of(build, fused=fused), replicas_of(build, fused=fused)
     batched = parle.Batched(one, cross_entropy)
@@ -142,7 +142,7 @@ def trained(steps: int, stepping: str, **settings) -> Training:
     ],
     ids=lambda settings: "-".join(map(str, settings.values())),
 )
-def test_a_training_in_one_pass_equals_one_in_turn_to_rounding(settings):
+def test_a_training_all_at_once_equals_one_in_turn_to_rounding(settings):
     settings |= {"model__options": "{dropout: 0.0}", "algorithm__period": settings.get("algorithm__period", 5)}
     if settings["algorithm"] in ("elastic-sgd", "data-parallel"):
         del settings["algorithm__period"]
@@ -184,7 +184,7 @@ def test_a_training_goes_on_bit_for_bit(algorithm, stepping):
 
 
 @pytest.mark.parametrize("algorithm", ["parle", "streaming-diloco", "local-sgd"])
-def test_the_command_trains_in_one_pass(parle_command, algorithm):
+def test_the_command_trains_all_at_once(parle_command, algorithm):
     done = parle_command("train", "-a", algorithm, "-e", "8", "--set", "stepping=batched", "--name", "a", "--json")
     assert done.code == 0, done.err
     assert done.json["error_pct"] < 10 and done.json["replicas"] == 3

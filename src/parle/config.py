@@ -166,7 +166,7 @@ class RunConfig(Strict):
     threads: int | None = Field(None, ge=1, description=f"intra-op threads; default: torch's own choice, or 1 below {SMALL:,} samples, where more are slower")
     processes: bool | None = Field(None, description="one process per replica on this machine; default: where that is faster")
     stepping: Literal["in-turn", "batched", "streams"] = Field(
-        "in-turn", description="of replicas in one process on one device; batched: one pass for the gradients of all; streams: on CUDA streams of their own"
+        "in-turn", description="of replicas in one process on one device; batched: the gradients of all at once; streams: on CUDA streams of their own"
     )
     keep_memory: bool = Field(True, description="keep freed memory in the process, which else fetches it from the system again in every step (glibc)")
     fast: bool | dict[str, float] = Field(False, description="measure at the start what pays here, and turn it on; then: how many times as fast each was")

@@ -1,4 +1,4 @@
-"""How the replicas on one device take their steps: in turn, in one pass, or side by side on CUDA streams."""
+"""How the replicas on one device take their steps: in turn, all at once, or side by side on CUDA streams."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -73,7 +73,7 @@ class OnStreams(InTurn):
         _wait([now], self.streams)
 
 
-class InOnePass:
+class AllAtOnce:
     """One pass gives the gradients of all replicas, and their optimizers step one after the other."""
 
     def __init__(self, training: "Training", team: list[int]):
@@ -123,4 +123,4 @@ def _wait(these: list, others: list) -> None:
                 stream.wait_stream(other)
 
 
-STEPPINGS: dict[str, Callable] = {"in-turn": InTurn, "batched": InOnePass, "streams": OnStreams}
+STEPPINGS: dict[str, Callable] = {"in-turn": InTurn, "batched": AllAtOnce, "streams": OnStreams}
