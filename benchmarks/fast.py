@@ -1,6 +1,6 @@
 """Images/s of `parle train --fast` against a plain PyTorch loop on one thread, and the limit that the machine sets: LeNet on MNIST.
 
-    PARLE_DATA_DIR=DIR python benchmarks/fast.py [--replicas 3] [--algorithm parle] [--blocks 3] [--epochs 0.8] [--json FILE] [--also VARIANT ...]
+    PARLE_DATA_DIR=DIR python benchmarks/fast.py [--replicas 3] [--algorithm parle] [--blocks 3] [--epochs 0.8] [--json FILE] [--also SETTINGS ...]
 
 The plain loop (that of overhead.py) trains the replicas in turn on one thread, in float32, with torch's defaults. The command runs as
 anybody would start it, once a block, and counts its images/s itself, without start-up and evaluation; each block measures anew what pays. The limit is
@@ -28,6 +28,7 @@ from parle.algorithms import OneShot
 from parle.training import Training
 
 NAME, AIM = "fast", ">= 3"
+CASES = ["train --fast", "train", "limit", "plain"]  # the limit takes the settings of the command before it
 COMMON = ("model=lenet", "data=mnist", "batch_size=128", "evaluation.every=100", "buffers=keep")  # BatchNorm is not estimated again at the end
 
 
@@ -76,7 +77,7 @@ def rows_of(options: argparse.Namespace) -> list[dict]:
     before = plainly()
     for _ in range(options.blocks):
         chosen = None
-        for case in ("train --fast", "train", *options.also, "limit", "plain"):
+        for case in (*options.cases, *options.also):
             if case == "limit":
                 its = limit(options, chosen, steps)
             elif case == "plain":
@@ -107,6 +108,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=3)
     parser.add_argument("--epochs", type=float, default=0.8)
     parser.add_argument("--plain-steps", type=int, default=40)
+    parser.add_argument("--cases", nargs="+", default=CASES, choices=CASES)
     parser.add_argument("--also", nargs="*", default=[], metavar="SETTINGS")
     side_by_side.run(parser, rows_of)
 
