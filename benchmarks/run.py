@@ -43,6 +43,9 @@ BENCHMARKS = {
     "late-rounds": Benchmark("late_rounds.py", "", None, f"{TINY_NETWORK} --train 256 --epochs 7 --seeds 1"),
     "update": Benchmark("update.py", "", "", None),
     "fast": Benchmark("fast.py", "", "--blocks 1 --epochs 0.2", None),
+    "gpu-replicas": Benchmark(
+        "gpu_replicas.py", "", "--models lenet --replicas 4 --blocks 2", "--device cpu --models mlp --replicas 2 --blocks 1 --steps 2 --samples 500"
+    ),
     "overhead": Benchmark("overhead.py", "", "--replicas 1 --blocks 3", f"{TINY_NETWORK} --replicas 2 --blocks 1 --steps 2"),
     "processes": Benchmark("processes.py", "", "--blocks 1 --epochs 0.1", f"{TINY_NETWORK} --blocks 1 --epochs 0.5"),
     "share": Benchmark("processes.py", "--share --batch-size 16 --periods 2", "--share --batch-size 4", "--share --batch-size 2 --steps 3"),

@@ -73,7 +73,7 @@ def test_late_rounds_are_as_many_and_send_what_their_codec_says(measured):
             assert sent[case] == sent[f"LocalSGD(25), {name}"]
 
 
-@pytest.mark.parametrize("name", ["update", "fast", "processes"])
+@pytest.mark.parametrize("name", ["update", "fast", "processes", "gpu-replicas"])
 def test_it_runs(name, measured):
     assert measured(name)
 

@@ -21,6 +21,7 @@ PUBLIC = [
     "Communicator",
     "ConfigError",
     "BMUF",
+    "Batched",
     "DataParallel",
     "DiLoCo",
     "DivergedError",

@@ -27,6 +27,7 @@ _HOMES = {
         "SlowMo",
         "StreamingDiLoCo",
     ],
+    "parle.batched": ["Batched"],
     "parle.communicators": ["MPI", "Communicator", "Compressed", "InProcess", "Metered", "Overlapped", "TorchDistributed"],
     "parle.errors": ["ConfigError", "DivergedError", "JoinError", "ParleError", "ReplicaLost", "SetupError"],
     "parle.hierarchy": ["Hierarchy"],

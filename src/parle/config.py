@@ -3,7 +3,9 @@
 Order of precedence: named option, `--set path=value`, file, default. A key or value that is not known is refused.
 """
 
+import functools
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args
@@ -14,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from parle.errors import ConfigError, did_you_mean
 
 SMALL = 10_000  # samples; below that, the defaults are more and smaller steps
+MEASURED = ("model.channels_last", "precision", "optimizer.fused", "stepping")  # what `fast` decides, unless it is given
 
 
 def amount(text: str) -> tuple[float, str]:
@@ -74,6 +77,7 @@ class OptimizerConfig(Strict):
     momentum: float = Field(0.9, ge=0, lt=1, description="sgd: memory of the velocity")
     nesterov: bool = Field(True, description="sgd: step from where the momentum leads; off without momentum")
     weight_decay: float = Field(0.0, ge=0, description="pull of the parameters towards zero")
+    fused: bool = Field(False, description="torch's implementation in one kernel; the same to rounding")
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self):
@@ -161,6 +165,11 @@ class RunConfig(Strict):
     precision: Literal["float32", "bf16"] = Field("float32", description="bf16: forward and backward under autocast")
     threads: int | None = Field(None, ge=1, description=f"intra-op threads; default: torch's own choice, or 1 below {SMALL:,} samples, where more are slower")
     processes: bool | None = Field(None, description="one process per replica on this machine; default: where that is faster")
+    stepping: Literal["in-turn", "batched", "streams"] = Field(
+        "in-turn", description="of replicas in one process on one device; batched: the gradients of all at once; streams: on CUDA streams of their own"
+    )
+    keep_memory: bool = Field(True, description="keep freed memory in the process, which else fetches it from the system again in every step (glibc)")
+    fast: bool | dict[str, float] = Field(False, description="measure at the start what pays here, and turn it on; then: how many times as fast each was")
     communicator: CommunicatorConfig = CommunicatorConfig()
     start: Literal["common", "own"] = Field("common", description="common: every replica begins as the first; own: each with weights of its own")
     buffers: Literal["recompute", "average", "keep"] = Field(
@@ -196,6 +205,8 @@ def load(file: Path | None = None, sets: tuple[str, ...] = (), options: dict[str
     if sets or options:
         _forget_derived(tree)
     given = {path: value for path, value in (options or {}).items() if value is not None}
+    if given.get("fast"):
+        _forget(tree, MEASURED)  # a file with every setting written out gives none of them
     if "algorithm.name" in given:  # before --set, which may hold settings of this algorithm
         _put(tree, "algorithm.name", given["algorithm.name"])
     for text in sets:
@@ -257,6 +268,24 @@ def at_server(config: RunConfig) -> bool:
     return config.communicator.transport in ("server", "ray") or (config.communicator.transport == "auto" and config.communicator.quorum is not None)
 
 
+def at(config: RunConfig, path: str) -> Any:
+    """The value at a dotted path."""
+    return functools.reduce(getattr, path.split("."), config)
+
+
+def changed(config: RunConfig, values: dict[str, Any]) -> RunConfig:
+    """The configuration with other values, given by dotted paths of at most one dot.
+
+    >>> changed(RunConfig(), {"precision": "bf16", "optimizer.fused": True}).optimizer.fused
+    True
+    """
+    update: dict[str, Any] = {}
+    for path, value in values.items():
+        group, _, key = path.rpartition(".")
+        update[group or key] = update.get(group, getattr(config, group)).model_copy(update={key: value}) if group else value
+    return config.model_copy(update=update)
+
+
 def from_text(text: str) -> RunConfig:
     """The configuration that `to_yaml` wrote."""
     return parse(yaml.safe_load(text))
@@ -270,10 +299,15 @@ def to_yaml(config: RunConfig) -> str:
 def _forget_derived(tree: dict) -> None:
     """Drop the settings that follow from the rest, since an option or --set may have changed that."""
     names = tree.pop("derived", None)
-    for name in names if isinstance(names, list) else ():
-        group, _, key = name.rpartition(".")
-        if isinstance(tree.get(group or "algorithm"), dict):
-            tree[group or "algorithm"].pop(key, None)
+    _forget(tree, [name if "." in name else f"algorithm.{name}" for name in names if isinstance(name, str)] if isinstance(names, list) else [])
+
+
+def _forget(tree: dict, paths: Iterable[str]) -> None:
+    """Drop what is at those dotted paths."""
+    for path in paths:
+        group, _, key = path.rpartition(".")
+        if isinstance(its := tree.get(group) if group else tree, dict):
+            its.pop(key, None)
 
 
 def _from_file(file: Path) -> dict:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from parle import checkpoint, config, data, launch, processes, settling
+from parle import checkpoint, config, data, fast, launch, processes, settling
 from parle.errors import ConfigError, DivergedError, ParleError, ReplicaLost, SetupError
 from parle.keeping import Keeper
 from parle.launch import World
@@ -43,6 +43,7 @@ def train(settings: config.RunConfig, path: Path, overwrite: bool = False, resum
         found = load_data(settings, show)
         settings = settling.served(settling.settled(settings, len(found.train)))
         settings = spread(settings, len(found.train), show)
+        settings = decide(settings, found, show, settings.replicas if settings.processes else 1, run if resume else None)
         if settings.processes and settings.replicas > 1:
             return _train_in_processes(settings, path, overwrite, resume, show)
         return _Job(settings, path, overwrite, resume, show, world, found).result()
@@ -57,13 +58,20 @@ def spread(settings: config.RunConfig, samples: int, show: Quiet) -> config.RunC
         return settings.model_copy(update={"processes": False})
     if settings.communicator.elastic and settings.replicas > 1 and hasattr(os, "fork"):
         return settings.model_copy(update={"processes": True})
-    pays = settings.replicas > 1 and launch.cores() > 1 and samples >= config.SMALL and settings.threads is None
-    pays = pays and launch.devices(settings.device)[0].type == "cpu" and hasattr(os, "fork")
+    pays = settings.replicas > 1 and launch.cores() > 1 and samples >= config.SMALL and (settings.threads is None or bool(settings.fast))
+    pays = pays and settings.stepping == "in-turn" and launch.devices(settings.device)[0].type == "cpu" and hasattr(os, "fork")
     if not pays:
         return settings.model_copy(update={"processes": False})
     show.note(f"training in {settings.replicas} processes, one for each replica; --no-processes trains in one")
     ordered = settings.communicator.model_copy(update={"ordered": not settings.communicator.delay})  # the same numbers as in one process
     return settings.model_copy(update={"processes": True, "communicator": ordered})
+
+
+def decide(settings: config.RunConfig, found: data.Data, show: Quiet, processes: int, run: RunFolder | None = None) -> config.RunConfig:
+    """The configuration with what `fast` asks for: measured, or as in a run that goes on."""
+    if settings.fast is True and run:
+        return fast.as_in(settings, config.load(run.config))
+    return fast.decided(settings, found, show, settings.threads or (launch.threads_of(processes) if processes > 1 else None))
 
 
 def _train_in_processes(settings: config.RunConfig, path: Path, overwrite: bool, resume: bool, show: Quiet) -> dict:
@@ -97,7 +105,9 @@ def _note_failure(run: RunFolder, error: ParleError) -> None:
 def _carry_out_on_ray(text: str, seat: Seat, first: int) -> None:
     """The work of one replica of a configuration in a process of Ray's."""
     settings = config.from_text(text)
-    torch.set_num_threads(settings.threads or max(1, launch.cores() // settings.replicas))
+    torch.set_num_threads(settings.threads or launch.threads_of(settings.replicas))
+    if settings.keep_memory:
+        fast.keep_memory()
     number = seat.first
     training = Training(plan_for(settings, load_data(settings)), mine=range(number, number + 1), joined=False)
     carry_out(training, seat, first)
@@ -124,7 +134,11 @@ class _Job:
         self.settings = settling.settled(self.settings, len(found.train))
         if world.size > 1:
             self.together.compare(flat(self.settings) | {"data with digest": found.digest()})
+            if self.settings.fast is True:
+                self.settings = self._as_the_first_decides(found)
         launch.set_threads(world, self.settings.threads)
+        if self.settings.keep_memory:
+            fast.keep_memory()
         plan = plan_for(self.settings, found, world)
         if config.at_server(self.settings):
             self.training = self._serving(plan)
@@ -133,6 +147,12 @@ class _Job:
             self.training.join(communicator)
         self.keeper = Keeper(self.run, self.world, self.together, self.training, self.settings)
         self.loggers = self.together.agree(lambda: Loggers(self.settings.loggers if world.rank == 0 else (), self._warn))
+
+    def _as_the_first_decides(self, found: data.Data) -> config.RunConfig:
+        """The configuration with what `fast` asks for, which the first process measures while the others wait."""
+        run = self.run if self.resume else None
+        decided = self.together.agree(lambda: decide(self.settings, found, self.show, self.world.local_size, run), first_only=True)
+        return fast.as_in(self.settings, config.from_text(self.together.texts(config.to_yaml(decided) if decided else "")[0]))
 
     def _serving(self, plan: Plan) -> Serving:
         """The same plan with replicas at a server; on Ray, every task makes its own from the configuration."""

@@ -197,6 +197,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def threads_of(processes: int) -> int:
+    """The share of the cores that falls to one of so many processes on this machine, at least one."""
+    return max(1, cores() // processes)
+
+
 @contextmanager
 def signals_to(handler: Callable) -> Iterator[None]:
     """Inside `with`, SIGINT and SIGTERM go to the handler, and as SIGTERM also SIGUSR1, by which Slurm announces the end.
@@ -235,7 +240,7 @@ def set_threads(world: World, wanted: int | None) -> None:
     """Set torch's threads: as many as wanted, or the share of the cores that falls to one process of several."""
     bound = world.launcher in ("slurm", "openmpi", "mpi") and cores() < (os.cpu_count() or 1)  # the launcher has dealt the cores out
     if wanted or world.size > 1:
-        torch.set_num_threads(wanted or max(1, cores() // (1 if bound else world.local_size)))
+        torch.set_num_threads(wanted or threads_of(1 if bound else world.local_size))
 
 
 def devices_of(world: World, found: tuple[torch.device, ...]) -> tuple[torch.device, ...]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.optim import SGD, AdamW
 
 import parle
@@ -20,7 +19,7 @@ from parle.metrics import Score, distances, score
 from parle.models import Build, check_fits
 from parle.random_streams import RandomStream, derive
 from parle.schedules import Schedule
-from parle.sharpness import ascended
+from parle.stepping import STEPPINGS
 from parle.vectors import Layout
 
 STRIDE = 25  # steps between two signs of life
@@ -51,6 +50,8 @@ class Plan:
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 0.0
+    fused: bool = False
+    stepping: str = "in-turn"
     milestones: tuple[int, ...] = ()
     factor: float = 10.0
     inner: Schedule | None = None
@@ -91,6 +92,7 @@ class Training:
         self._taken, self._since = [0] * len(models), [0] * len(models)  # steps of each replica, and those after which losses are summed
         self._uneven = not isinstance(plan.algorithm.at(0).period, int)  # replicas take steps of their own number in a round
         self._tells_loss = any(its.needs_loss for its in plan.algorithm.watched)
+        self._steppers: dict = {}  # by the replicas that step together
         if joined:
             self.join(communicator)
 
@@ -317,40 +319,45 @@ class Training:
         chosen = share_of(self.plan.data.train.labels, number, self.plan.replicas, *self.plan.share, self.plan.seed)
         return self._train[device] if chosen is None else self._train[device].subset(chosen.to(device))
 
-    def _loss(self, model: nn.Module, samples: Tensor, labels: Tensor) -> Tensor:
-        if self.plan.channels_last:
-            samples = samples.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(samples.device.type, dtype=torch.bfloat16, enabled=self.plan.precision == "bf16"):
-            return cross_entropy(model(samples), labels)
-
     def _optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         plan, parameters = self.plan, [p for p in model.parameters() if p.requires_grad]
         if plan.algorithm.steps_at_center:
             return SGD(parameters, lr=plan.lr)  # only hands over the gradients
+        fused = True if plan.fused else None  # None: torch's choice
         if plan.optimizer == "adamw":
-            return AdamW(parameters, lr=plan.lr, weight_decay=plan.weight_decay)
-        return SGD(parameters, lr=plan.lr, momentum=plan.momentum, nesterov=plan.nesterov, weight_decay=plan.weight_decay)
+            return AdamW(parameters, lr=plan.lr, weight_decay=plan.weight_decay, fused=fused)
+        return SGD(parameters, lr=plan.lr, momentum=plan.momentum, nesterov=plan.nesterov, weight_decay=plan.weight_decay, fused=fused)
+
+    def draw(self, index: int) -> tuple[Tensor, Tensor]:
+        """The next batch of a local replica."""
+        return self.batches[index].at(self._taken[index])
+
+    def begin_step(self, index: int, step: int) -> None:
+        """Set the rate of a local replica's optimizer for a step counted from the last advance, and clear its gradients."""
+        optimizer = self._optimizers[index]
+        for group in optimizer.param_groups:
+            group["lr"] = self.rate(self.step + (0 if self._uneven else step))
+        optimizer.zero_grad()
+
+    def end_step(self, index: int, loss: Tensor) -> None:
+        """Step with the gradients that a local replica now has, which may hold a round; `loss` is that of the step."""
+        if self._tells_loss:
+            self.replicas.report(loss, index)
+        self._taken[index] += 1
+        self._optimizers[index].step()
+        self._losses[index] += loss
+
+    def stream(self, index: int) -> RandomStream:
+        """The random stream of a local replica."""
+        return self._streams[index]
 
     def _advance_team(self, team: list[int], count: int) -> None:
+        key = tuple(team)
+        if key not in self._steppers:  # not before they are joined
+            self._steppers[key] = STEPPINGS[self.plan.stepping if len(team) > 1 else "in-turn"](self, team)
+        self._steppers[key].advance(count)
         for index in team:
-            model, optimizer = self.replicas.models[index], self._optimizers[index]
-            batches, total = self.batches[index], self._losses[index]
-            with self._streams[index]:
-                for step in range(count):
-                    samples, labels = batches.at(self._taken[index])
-                    for group in optimizer.param_groups:
-                        group["lr"] = self.rate(self.step + (0 if self._uneven else step))
-                    optimizer.zero_grad()
-                    loss = self._loss(model, samples, labels)
-                    loss.backward()
-                    if self.plan.sharpness:
-                        with ascended(model.parameters(), self.plan.sharpness):
-                            self._loss(model, samples, labels).backward()
-                    if self._tells_loss:
-                        self.replicas.report(loss, index)
-                    self._taken[index] += 1
-                    optimizer.step()
-                    total += loss.detach()
+            total = self._losses[index]
             if self.meter.refuses or self.plan.replicas > 1:  # then rounds do without the replica, and the loss is only told
                 total.nan_to_num_()
             elif not torch.isfinite(total):

@@ -130,6 +130,7 @@ def train(
         "data.split": split,
         "device": device,
         "processes": processes,
+        "fast": fast,
         "checkpoint.every": checkpoint_every,
         "communicator.elastic": elastic,
         "loggers": loggers or None,
