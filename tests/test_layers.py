@@ -12,8 +12,8 @@ LAYERS = {
     0: ["algorithm", "schedules", "vectors", "buffers", "errors", "optimizer_state", "random_streams", "named", "sharpness"],
     1: ["algorithms", "communicators"],
     2: ["center", "replica", "joining", "meeting", "pace", "refusing", "one_pass", "replicas"],
-    3: ["hierarchy", "saving", "checkpoint", "metrics", "testing", "runs", "loggers", "servers"],
-    4: ["integrations", "permutations", "alignment", "flatness", "models", "data", "recipes", "training", "serving", "resizing", "reports"],
+    3: ["hierarchy", "saving", "checkpoint", "metrics", "testing", "runs", "loggers", "servers", "batched"],
+    4: ["integrations", "permutations", "alignment", "flatness", "models", "data", "recipes", "stepping", "training", "serving", "resizing", "reports"],
     5: [
         "config",
         "settling",
@@ -21,6 +21,7 @@ LAYERS = {
         "together",
         "processes",
         "plans",
+        "fast",
         "keeping",
         "jobs",
         "anatomy",

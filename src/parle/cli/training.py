@@ -88,6 +88,9 @@ def train(
         bool | None,
         option("--processes/--no-processes", says="Train each replica in a process of its own.", default="where that is faster", panel=MACHINE),
     ] = None,
+    fast: Annotated[
+        bool | None, option("--fast", says="Measure for seconds what makes steps faster on this machine, and turn it on.", default="no", panel=MACHINE)
+    ] = None,
     elastic: Annotated[
         bool | None,
         option("--elastic/--no-elastic", says="When a process of ours is lost, start all again from the last checkpoint.", default="no", panel=MACHINE),
