@@ -10,11 +10,23 @@ from parle.errors import ConfigError
 from parle.flatness import Landscape
 from parle.metrics import Score, score
 from parle.permutations import State, symmetry_of
-from parle.plans import Quiet, load_data
+from parle.plans import Quiet, load_data, solution_of
 from parle.runs import RunFolder
 
 DISTANCES = [step / 10 for step in range(-10, 11)]
 GAMMAS = (1e-5, 1e-4, 1e-3)
+
+
+def evaluate(path: Path, data_name: str | None = None, part: str = "test", show: Quiet | None = None) -> dict:
+    """The error and loss of a finished run's solution, on the test or `train` part of its own data or of another of the same shape."""
+    run = RunFolder.existing(path)
+    settings = config.load(run.config)
+    if data_name:
+        settings = settings.model_copy(update={"data": settings.data.model_copy(update={"name": data_name, "image_column": None, "label_column": None})})
+    found = load_data(settings, show)
+    split = found.train if part == "train" else found.test
+    result: Score = score(solution_of(run, settings, found), in_turn(split))
+    return {"run": str(path), "data": settings.data.name, "part": part, "samples": len(split), **vars(result)}
 
 
 def align(paths: list[Path], method: str = "greedy", show: Quiet | None = None) -> dict:

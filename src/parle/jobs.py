@@ -14,8 +14,7 @@ from parle.errors import ConfigError, DivergedError, ParleError, ReplicaLost, Se
 from parle.keeping import Keeper
 from parle.launch import World
 from parle.loggers import Loggers
-from parle.metrics import Score, score
-from parle.plans import Quiet, flat, load_data, plan_for, solution_of
+from parle.plans import Quiet, flat, load_data, plan_for
 from parle.reports import page, story
 from parle.runs import RunFolder
 from parle.servers import Seat
@@ -353,15 +352,3 @@ def summary(path: Path, settings: config.RunConfig, training: Training, record: 
         "params": training.size,
         "exit_code": 0,
     }
-
-
-def evaluate(path: Path, data_name: str | None = None, part: str = "test", show: Quiet | None = None) -> dict:
-    """The error and loss of a finished run's solution, on the test or `train` part of its own data or of another of the same shape."""
-    run = RunFolder.existing(path)
-    settings = config.load(run.config)
-    if data_name:
-        settings = settings.model_copy(update={"data": settings.data.model_copy(update={"name": data_name, "image_column": None, "label_column": None})})
-    found = load_data(settings, show)
-    split = found.train if part == "train" else found.test
-    result: Score = score(solution_of(run, settings, found), data.in_turn(split))
-    return {"run": str(path), "data": settings.data.name, "part": part, "samples": len(split), **vars(result)}

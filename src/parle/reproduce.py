@@ -202,7 +202,7 @@ def _errors(work: _Work, table: Table, rows: list[Row]) -> tuple[list[dict], Cal
 
 def _training_errors(work: _Work, table: Table, rows: list[Row]) -> tuple[list[dict], Callable]:
     """The error of the solutions on the samples that they were trained on."""
-    found = _figures(work, rows, lambda path: jobs.evaluate(path, part="train", show=work.show)["error_pct"], lambda row: row.trained)
+    found = _figures(work, rows, lambda path: anatomy.evaluate(path, part="train", show=work.show)["error_pct"], lambda row: row.trained)
     drawn = [(its["label"], its["errors"], _number(its["paper"])) for its in found if its["errors"]]
     return found, lambda picture, title: pictures.dots(picture, title, drawn, "training error of the solution, %")
 

@@ -38,10 +38,10 @@ def evaluate(
     - `parle eval runs/mine`
     - `parle eval runs/mine --training --json`
     """
-    from parle import jobs
+    from parle import anatomy
     from parle.reports import progress, tables
 
-    result = jobs.evaluate(run, data, "train" if training else "test", progress.Display(as_json))
+    result = anatomy.evaluate(run, data, "train" if training else "test", progress.Display(as_json))
     if as_json:
         print(json.dumps(result))
     else:
