@@ -41,7 +41,7 @@ BENCHMARKS = {
         "slow_network.py", "", "--works asleep --few --steps 50 --repetitions 1", "--rates 1gbit --works asleep --few --steps 25 --repetitions 1"
     ),
     "late-rounds": Benchmark("late_rounds.py", "", None, f"{TINY_NETWORK} --train 256 --epochs 7 --seeds 1"),
-    "update": Benchmark("update.py", "", "", None),
+    "update": Benchmark("update.py", "", "--shapes one-20M --repetitions 7", "--shapes lenet --repetitions 2"),
     "fast": Benchmark("fast.py", "", "--blocks 1 --epochs 0.2", None),
     "gpu-replicas": Benchmark(
         "gpu_replicas.py", "", "--models lenet --replicas 4 --blocks 2", "--device cpu --models mlp --replicas 2 --blocks 1 --steps 2 --samples 500"

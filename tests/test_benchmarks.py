@@ -73,7 +73,13 @@ def test_late_rounds_are_as_many_and_send_what_their_codec_says(measured):
             assert sent[case] == sent[f"LocalSGD(25), {name}"]
 
 
-@pytest.mark.parametrize("name", ["update", "fast", "processes", "gpu-replicas"])
+def test_a_step_in_one_pass_is_compiled_once(measured):
+    rows = measured("update")
+    one_pass = counted(rows, "lenet, one pass")
+    assert one_pass["numbers"] == LENET and one_pass["compiled"] >= 1 and one_pass["compiled_again"] == 0
+
+
+@pytest.mark.parametrize("name", ["fast", "processes", "gpu-replicas"])
 def test_it_runs(name, measured):
     assert measured(name)
 
