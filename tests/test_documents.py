@@ -50,10 +50,18 @@ def test_the_commands_of_a_document_run(path, parle_command):
                 assert done.code == 0, (line, done.err)
 
 
+def anchors(path: Path) -> set[str]:
+    """The names by which a code host links to the headings of a document."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_links_of_a_document_lead_somewhere(path):
-    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text()):
-        assert (path.parent / target).exists(), target
+    for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", path.read_text()):
+        found = path.parent / target if target else path
+        assert found.exists(), target
+        assert not anchor or found.suffix != ".md" or anchor in anchors(found), f"{target}#{anchor}"
 
 
 @pytest.mark.parametrize("name", MODULES)
