@@ -187,6 +187,15 @@ def test_a_dry_run_says_that_it_estimates_processes_from_one(parle_command):
     assert ordered["bytes_per_round_per_replica"] == 3 * 86_026 * 4
 
 
+def test_a_dry_run_measures_replicas_together_where_they_step_at_once(parle_command, monkeypatch):
+    from parle import estimating
+
+    monkeypatch.setattr(estimating, "SECONDS", 0.0)
+    found = parle_command("train", "--dry-run", "--json", "--set", "stepping=batched", "-n", "2").json
+    measured = found["measured"]
+    assert measured["steps_of"] == 2 and measured["seconds_per_step"] == pytest.approx(measured["seconds"] / measured["steps"] / 2)
+
+
 def test_a_dry_run_makes_the_mistakes_of_the_run(parle_command):
     for arguments, says in (
         (["-m", "lenet"], "lenet takes images of 28 x 28"),

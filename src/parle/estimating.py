@@ -10,7 +10,7 @@ import torch
 from parle import buffers, config, launch, settling
 from parle.data import Data
 from parle.errors import ConfigError
-from parle.jobs import spread
+from parle.jobs import decide, spread
 from parle.launch import World
 from parle.plans import Quiet, load_data, plan_for
 from parle.serving import require_servable
@@ -24,28 +24,32 @@ MEASURED = 3  # replicas whose rounds are measured, at most
 def estimate(settings: config.RunConfig, show: Quiet | None = None) -> dict:
     """What `train` would do as configured, without a run folder: what `--json` prints.
 
-    Steps of one replica are measured in this process, and rounds of up to three through a communicator in memory; for other processes,
-    the transport between them is not in the time. ConfigError or SetupError as `train` raises them.
+    Steps of one replica (of all, where they step at once) are measured in this process, and rounds of up to three through a communicator
+    in memory; the transport between processes is not in the time. ConfigError or SetupError as `train` raises them.
     """
     show = show or Quiet()
     if World.read().size > 1:
         raise ConfigError(f"--dry-run estimates in one process, and this is one of {World.read().size}. Start it without {World.read().launcher}.")
     found = load_data(settings, show)
     settings = spread(settling.served(settling.settled(settings, len(found.train))), len(found.train), show)
+    settings = decide(settings, found, show, settings.replicas if settings.processes else 1)
     plan = plan_for(settings, found)
     if config.at_server(settings):
         require_servable(plan.algorithm)
     with _threads_of(settings):
         show.begin("measuring", 1)
         alone = Training(_first_of(plan, 1))
-        steps, seconds = _steps_in(alone, SECONDS)
-        step, idle, forward = seconds / steps, min(_timed(lambda: _idle_steps(alone), plan) for _ in range(REPEATS)), _forward(alone)
+        _steps_in(alone, 0.0)  # so that its optimizer has its state
+        side_by_side = plan.replicas if plan.stepping != "in-turn" and not settings.processes else 1
+        steps, seconds = _steps_in(Training(_first_of(plan, side_by_side)) if side_by_side > 1 else alone, SECONDS)
+        step, idle, forward = seconds / steps / side_by_side, min(_timed(lambda: _idle_steps(alone), plan) for _ in range(REPEATS)), _forward(alone)
         together = Training(_first_of(plan, min(plan.replicas, MEASURED)), launch.communicator(World(), settings))
         meeting = max(0.0, min(_round(together, idle) for _ in range(REPEATS)))
         show.end()
     return _told(settings, plan, found, alone, together) | {
         "seconds": _seconds(settings, plan, step, meeting * plan.replicas / len(together.mine), forward, alone),
-        "measured": {"seconds": seconds, "steps": steps, "seconds_per_step": step, "seconds_per_round": meeting, "rounds_of": len(together.mine)},
+        "measured": {"seconds": seconds, "steps": steps, "steps_of": side_by_side, "seconds_per_step": step}
+        | {"seconds_per_round": meeting, "rounds_of": len(together.mine)},
         "estimated_for": _estimated_for(settings),
         "exit_code": 0,
     }

@@ -141,6 +141,7 @@ def show_estimate(found: dict) -> None:
     """The resolved configuration, and what a training would take and send."""
     console.print(yaml.safe_dump(found["configuration"], sort_keys=False), markup=False)
     seconds, measured, replicas = found["seconds"], found["measured"], found["configuration"]["replicas"]
+    whose = "one replica" if measured["steps_of"] == 1 else "all replicas"
     vectors = ", ".join(name if count == 1 else f"{count} x {name}" for name, count in found["vectors_of_each_replica"].items() if count)
     rows = [
         ["parameters, N", f"{found['params']:,}"],
@@ -154,7 +155,10 @@ def show_estimate(found: dict) -> None:
         ["sent by each replica in the run", size(found["bytes_sent_per_replica"])],
         ["estimated time", f"{duration(seconds['all'])}, for {found['estimated_for']}"],
         ["", f"steps {duration(seconds['steps'])}, rounds {duration(seconds['rounds'])}, evaluations {duration(seconds['evaluations'])}"],
-        ["measured", f"{measured['steps']:,} steps of one replica in {measured['seconds']:.1f} s; a round of {measured['rounds_of']} in process"],
+        [
+            "measured",
+            f"{measured['steps']:,} steps of {whose} in {measured['seconds']:.1f} s; a round of {measured['rounds_of']} in process",
+        ],
     ]
     show(f"{found['configuration']['algorithm']['name']}, {replicas} x {found['configuration']['model']['name']}", ["", ""], rows, texts=2)
 
