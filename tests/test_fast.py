@@ -143,7 +143,7 @@ def test_kept_memory_is_not_fetched_again():
     def pages(how: str) -> int:
         return int(subprocess.run([sys.executable, "-c", PAGES, how], capture_output=True, text=True, check=True).stdout)
 
-    assert pages("keep") < 100 < 5 * 8 * 1024 / 4 < pages("system")
+    assert pages("keep") < 100 < pages("system")  # of which there are more or fewer, as glibc has moved its own limit
 
 
 def test_keep_memory_can_be_turned_off(parle_command, monkeypatch):

@@ -46,8 +46,7 @@ def poison(where, run, bad):
     elif where == "buffer":
         next(layer for layer in replica.model.modules() if isinstance(layer, nn.BatchNorm1d)).running_var.fill_(bad)
     else:
-        original, asked = run._loss, []
-        run._loss = lambda model, *batch: original(model, *batch) * (bad if model is replica.model and not asked and not asked.append(1) else 1.0)
+        hook = replica.model.register_forward_hook(lambda model, _, outputs: outputs * bad if hook.remove() is None else outputs)  # and so the loss
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")], ids=["nan", "inf"])
