@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from parle.flatness import Landscape
+from parle.models.char_gpt import char_gpt
 
 
 class Bowl(nn.Module):
@@ -44,6 +45,11 @@ def test_the_largest_curvatures_are_those_of_the_hessian():
 
     exact = torch.linalg.eigvalsh(torch.autograd.functional.hessian(loss, parameters)).flip(0)
     np.testing.assert_allclose(Landscape(network, samples, labels).eigenvalues(3, steps=26), exact[:3], rtol=1e-8)
+
+
+def test_a_network_with_attention_has_curvatures():
+    network, windows = char_gpt((6,), 11, width=8, heads=2, layers=1), torch.arange(24).view(4, 6) % 11
+    assert all(map(math.isfinite, Landscape(network, windows, windows).eigenvalues(2, steps=5)))
 
 
 def test_the_local_entropy_of_a_bowl_is_the_one_in_closed_form():

@@ -116,6 +116,17 @@ def test_a_run_without_an_evaluation_has_a_report_too(state, parle_command):
     assert state in Reader(Path("runs/a/report.html").read_text()).seen
 
 
+@pytest.mark.parametrize("name", ["[red]a[/red]", "a[/b] :warning:"])
+def test_a_name_in_brackets_is_printed_as_it_is(name, parle_command):
+    runs = Path("[/] kept")
+    MadeRun(runs / "b").record(1, 5.0)
+    MadeRun(runs / name.replace("/", "!")).record(1, 5.0)
+    told = parle_command("compare", str(runs / "b"), str(runs / name.replace("/", "!")))
+    assert told.code == 0 and name.replace("/", "!") in told.out
+    assert str(runs) in parle_command("config", "diff", str(runs / "b"), str(runs / "b")).out
+    assert f"No run in {runs / name} yet." in parle_command("watch", "--once", "--runs-dir", str(runs / name)).out
+
+
 def test_a_report_never_replaces_what_is_not_a_page(parle_command):
     MadeRun(Path("runs/a")).status("done").record(1, 5.0)
     before = Path("runs/a/config.yaml").read_text()

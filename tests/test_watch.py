@@ -235,6 +235,19 @@ def test_on_a_terminal_a_table_renews_itself(monkeypatch):
     assert "interrupted" in told and "1.25" in told and "parle resume runs/a" in told
 
 
+@pytest.mark.parametrize("width", [40, 80, 160])
+def test_on_a_narrow_terminal_columns_are_left_away_and_no_name(width):
+    for name in ("first", "a name of more than thirty letters"):
+        MadeRun(Path("runs", name)).status("done").record(1, 5.0).record(2, 2.5)
+    console = Console(force_terminal=True, width=width, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    watcher = watching.Watcher([Path("runs/first"), Path("runs/a name of more than thirty letters")], Path("runs"))
+    terminal.show(watcher, watcher.look(), console)
+    told = console.export_text()
+    console.file.close()
+    assert "first" in told and "letters" in told and told.count("done") == 2 and told.count("2.50") >= 2 and "…" not in told
+    assert max(map(len, told.splitlines())) <= width and ("images/s" in told) == (width == 160)
+
+
 def test_a_training_is_followed_to_its_end(parle_command):
     """The real thing, from the files of a real training."""
     command = [sys.executable, "-m", "parle", "train", "-e", "2", "--name", "real", "--set", "report=false"]

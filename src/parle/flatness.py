@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
 Parts = list[Tensor]
@@ -40,7 +41,8 @@ class Landscape:
 
     def hessian_times(self, vector: Parts) -> Parts:
         """The product of the Hessian of the loss with a vector."""
-        gradients = torch.autograd.grad(self._loss(self.network(self.samples), self.labels), self.parameters, create_graph=True)
+        with sdpa_kernel(SDPBackend.MATH):  # the only attention that is differentiated twice
+            gradients = torch.autograd.grad(self._loss(self.network(self.samples), self.labels), self.parameters, create_graph=True)
         product = sum((g * v).sum() for g, v in zip(gradients, vector, strict=True))
         return [part.detach() for part in torch.autograd.grad(product, self.parameters)]
 

@@ -12,7 +12,7 @@ class Display:
     """Shows the progress of one work after another; `quiet` shows cautions only."""
 
     def __init__(self, quiet: bool = False):
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)  # [plots] is no style
         self._quiet, self._bar, self._title = quiet, None, ""
 
     def __reduce__(self) -> tuple:
@@ -24,7 +24,13 @@ class Display:
         self.end()
         self._title, self._last = title, time.monotonic()
         if self._console.is_terminal and not self._quiet:
-            columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                TaskProgressColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}", markup=False),
+            )
             self._bar = Progress(*columns, console=self._console, transient=True)
             self._task = self._bar.add_task(title, total=total, note="")
             self._bar.start()
@@ -35,7 +41,7 @@ class Display:
             self._bar.update(self._task, completed=done, note=note)
         elif not self._quiet and time.monotonic() - self._last > EVERY:
             self._last = time.monotonic()
-            self._console.print(f"{self._title}: {done:,} of {total:,}{', ' + note if note else ''}", highlight=False)
+            self._console.print(f"{self._title}: {done:,} of {total:,}{', ' + note if note else ''}")
 
     def end(self) -> None:
         """The work is done, or given up."""
@@ -46,8 +52,8 @@ class Display:
     def note(self, text: str) -> None:
         """Something that was decided for the user."""
         if not self._quiet:
-            self._console.print(f"note: {text}", highlight=False, soft_wrap=True, markup=False)  # [plots] is no style
+            self._console.print(f"note: {text}", soft_wrap=True)
 
     def caution(self, text: str) -> None:
         """Something that the user should know."""
-        self._console.print(f"caution: {text}", style="yellow", highlight=False, soft_wrap=True, markup=False)
+        self._console.print(f"caution: {text}", style="yellow", soft_wrap=True)

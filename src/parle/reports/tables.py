@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)  # [plots] is no style, nor is a run called [red]
 if not console.is_terminal:
     console.width = 120  # in a file or a pipe, where nothing says how wide
 
@@ -139,7 +139,7 @@ def show_export(found: dict) -> None:
 
 def show_estimate(found: dict) -> None:
     """The resolved configuration, and what a training would take and send."""
-    console.print(yaml.safe_dump(found["configuration"], sort_keys=False), markup=False)
+    console.print(yaml.safe_dump(found["configuration"], sort_keys=False))
     seconds, measured, replicas = found["seconds"], found["measured"], found["configuration"]["replicas"]
     whose = "one replica" if measured["steps_of"] == 1 else "all replicas"
     vectors = ", ".join(name if count == 1 else f"{count} x {name}" for name, count in found["vectors_of_each_replica"].items() if count)
