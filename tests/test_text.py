@@ -103,7 +103,8 @@ def test_outer_rates_follow_the_rate_of_sgd_and_not_that_of_adamw():
     [
         (b"short", (), "has 5 characters, too few for windows of 128"),
         (b"", (), "cannot be read: it is empty"),
-        (ALPHABET * 400, ("-m", "mlp"), "Use -m char-gpt for a text"),
+        (ALPHABET * 400, ("-m", "mlp"), ". Use -m char-gpt for a text"),
+        (ALPHABET * 400, ("-m", "char-gpt", "--set", "model.options.width=32"), "width 32 is no multiple of heads 5"),
         (ALPHABET * 400, ("-m", "lenet"), "Use -m mlp"),
     ],
 )

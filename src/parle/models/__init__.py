@@ -73,7 +73,7 @@ def check_fits(name: str, model: nn.Module, samples: Tensor, labels: Tensor, cla
             outputs = [model.train()(samples), model.eval()(samples)]
         except Exception as error:
             kind = "images" if samples.is_floating_point() else "windows of a text"
-            cure = "" if samples.is_floating_point() else " Use -m char-gpt for a text."
+            cure = "" if samples.is_floating_point() else ". Use -m char-gpt for a text."
             raise ConfigError(
                 f"Model `{name}` cannot take a batch of {len(samples)} {kind} of shape {tuple(samples.shape[1:])}: {first_line(error)}{cure}"
             ) from error

@@ -46,4 +46,6 @@ def char_gpt(shape: tuple[int, ...] = (128,), classes: int = 256, width: int = 1
     """A transformer of four layers for windows of a text: 1,298,880 parameters for windows of 128 characters."""
     if len(shape) != 1:
         raise ConfigError(f"char-gpt takes windows of a text, got samples of shape {shape}. Use -d path/to/text.txt, or -m mlp for images.")
+    if width % heads:
+        raise ConfigError(f"char-gpt shares its width among its heads, but width {width} is no multiple of heads {heads}. Change model.options.")
     return CharGPT(shape[0], classes, width, layers, heads)
