@@ -195,3 +195,8 @@ def test_the_command_trains_all_at_once(parle_command, algorithm):
 def test_an_unknown_way_of_stepping_is_refused(parle_command):
     done = parle_command("train", "--set", "stepping=sideways")
     assert done.code == 2 and "stepping is 'sideways', but it should be 'in-turn', 'batched' or 'streams'." in done.err
+
+
+def test_batches_of_several_sizes_are_refused_before_anything_is_trained(parle_command):
+    done = parle_command("train", "-e", "1", "-b", "600", "--set", "stepping=batched", "--set", "data.skew=0.1")
+    assert done.code == 2 and "stepping=batched needs batches of one size" in done.err and "or stepping=in-turn" in done.err

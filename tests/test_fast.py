@@ -151,3 +151,10 @@ def test_keep_memory_can_be_turned_off(parle_command, monkeypatch):
     monkeypatch.setattr(fast, "keep_memory", lambda: called.append(True))
     assert parle_command("train", "-e", "1", "--name", "a", "--set", "keep_memory=false").code == 0 and not called
     assert parle_command("train", "-e", "1", "--name", "b").code == 0 and called
+
+
+def test_steps_in_one_pass_are_no_obstacle():
+    settings = config.load(sets=("one_pass=true", "data.samples=64"), options={"algorithm.name": "parle", "replicas": 2})
+    found = plans.load_data(settings)
+    plan = plans.plan_for(settling.settled(settings, len(found.train)), found)
+    assert plan.one_pass and fast.times_as_fast(plan, plan) > 0  # which are measured without a coupling, so without what is compiled into one

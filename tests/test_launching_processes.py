@@ -1,6 +1,7 @@
 """From one command to several processes: our own, torchrun's, and what the environment says; and what happens when one is lost."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 import parle
-from parle import config, jobs, launch, plans
+from parle import config, jobs, launch, plans, processes
 from parle.launch import World
 
 PARLE = [sys.executable, "-m", "parle"]
@@ -229,6 +230,18 @@ def test_the_end_of_the_parent_is_the_end_of_its_processes():
     while any(is_alive(pid) for pid in pids("runs/a")) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(is_alive(pid) for pid in pids("runs/a"))
+
+
+def made_a_lock() -> dict:
+    global lock
+    lock = multiprocessing.RLock()
+    return {"name": lock._semlock.name}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a semaphore is no file")
+def test_locks_that_a_library_makes_in_a_process_are_given_back():
+    name = processes.run(1, made_a_lock, ())["name"]
+    assert name.startswith("/mp-") and not Path(f"/dev/shm/sem.{name[1:]}").exists()
 
 
 def test_the_rendezvous_listens_on_loopback_alone():

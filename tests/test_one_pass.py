@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -114,15 +115,91 @@ def test_a_step_that_does_not_fit_is_taken_by_the_readable_form(traced):
     close(*ends, rtol=1e-9, atol=1e-12)
 
 
-def test_hooks_that_look_at_gradients_still_see_them(traced):
+@pytest.mark.parametrize("kind", ["pre", "post"])
+def test_hooks_that_look_at_gradients_still_see_them(traced, kind):
     seen = []
+
+    def look(its, *_) -> None:
+        seen.append(all(p.grad is not None for group in its.param_groups for p in group["params"]))
+
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    if kind == "post":  # comes before the one of join
+        optimizer.register_step_post_hook(look)
     replicas = parle.join(model, optimizer, parle.EMA(), one_pass=True)
-    optimizer.register_step_pre_hook(lambda its, *_: seen.append(all(p.grad is not None for group in its.param_groups for p in group["params"])))
+    if kind == "pre":
+        optimizer.register_step_pre_hook(look)
     model(torch.ones(2, 3, 8, 8)).sum().backward()
     optimizer.step()
     assert seen == [True] and replicas.algorithm
+
+
+def test_numbers_of_any_library_follow_their_schedule(traced):
+    algorithm = parle.Parle(period=2, gamma=lambda round: np.float32(0.5**round))
+    sgd = {"momentum": 0.9}
+    close(ended(algorithm, True, sgd), ended(algorithm, False, sgd), rtol=1e-9, atol=1e-12)
+
+
+def test_a_rate_may_be_a_tensor(traced):
+    models = [nn.Linear(3, 2).double() for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    for model, wanted in zip(models, (True, False), strict=True):
+        optimizer = torch.optim.SGD(model.parameters(), lr=torch.tensor([0.1]))
+        with parle.join(model, optimizer, parle.EntropySGD(period=2), one_pass=wanted):
+            for _ in range(3):
+                optimizer.zero_grad()
+                model(torch.ones(2, 3).double()).square().sum().backward()
+                optimizer.step()
+    torch.testing.assert_close(models[0].weight, models[1].weight)
+
+
+@dataclasses.dataclass(frozen=True)
+class Assigning(parle.Algorithm):
+    """A running mean and a pull towards it, in the way of the examples: a vector is assigned."""
+
+    period: int = 4
+    memory: float = 0.5
+    elementwise = True
+
+    def start(self, r):
+        r.z = r.params
+
+    def force(self, r):
+        return r.params - r.z
+
+    def track(self, r):
+        r.z = self.memory * r.z + (1 - self.memory) * r.params
+
+
+def test_a_vector_that_is_assigned_is_written(traced):
+    close(ended(Assigning(), True, {}), ended(Assigning(), False, {}), rtol=1e-9, atol=1e-12)
+
+
+def test_algorithms_do_not_count_against_each_other(traced, monkeypatch):
+    monkeypatch.setattr(torch._dynamo, "reset", lambda: None)  # as in a process that joins one after another
+    for name in FITTING:
+        found = ended(small(name), True, {"momentum": 0.9})
+    close(found, ended(small(name), False, {"momentum": 0.9}), rtol=1e-9, atol=1e-12)
+
+
+def test_a_step_that_cannot_be_compiled_half_way_is_taken_once(traced, monkeypatch):
+    def compile(function, **_):
+        calls = []
+
+        def called(*arguments) -> None:
+            calls.append(1)
+            if len(calls) > 3:
+                raise torch._dynamo.exc.FailOnRecompileLimitHit("no more forms")
+            function(*arguments)
+
+        return called
+
+    monkeypatch.setattr(torch, "compile", compile)
+    monkeypatch.setattr(one_pass, "LARGE", 1)
+    monkeypatch.setattr(one_pass, "COARSE", 1)
+    with pytest.warns(UserWarning, match="no more forms"):
+        found = ended(parle.Parle(period=4), None, {"momentum": 0.9})
+    close(found, ended(parle.Parle(period=4), False, {"momentum": 0.9}), rtol=1e-9, atol=1e-12)
 
 
 def test_the_rule_is_a_matter_of_size():

@@ -123,3 +123,16 @@ def test_no_memory_is_promised_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setattr(shared_memory, "FOLDER", tmp_path)
     monkeypatch.setattr(os, "posix_fallocate", full)
     assert SharedRows(100, torch.float32).offer(2) == "" and not list(tmp_path.glob("parle-*"))
+
+
+def test_nothing_is_left_behind_where_a_process_is_lost_before_all_have_mapped_it(tmp_path, monkeypatch):
+    def lost(_) -> None:
+        assert list(tmp_path.glob("parle-*"))
+        raise parle.ReplicaLost("Process 1 was lost.")
+
+    monkeypatch.setattr(shared_memory, "FOLDER", tmp_path)
+    communicator = parle.TorchDistributed()
+    vars(communicator).update(ranks=2, local=1, device=torch.device("cpu"), _length=10, texts=lost)
+    with pytest.raises(parle.ReplicaLost):
+        communicator._shared_rows(torch.float32)
+    assert not list(tmp_path.glob("parle-*"))

@@ -11,7 +11,7 @@ import torch
 
 from parle import config, data
 from parle.algorithms import OneShot
-from parle.errors import JoinError
+from parle.errors import ParleError
 from parle.plans import Quiet, plan_for
 from parle.training import Plan, Training
 
@@ -105,7 +105,7 @@ def times_as_fast(tried: Plan, plan: Plan) -> float:
     try:
         second = _Steps(replace(tried, batch_size=batch))
         return statistics.median(first.seconds(count) / second.seconds(count) for _ in range(BLOCKS))
-    except (RuntimeError, JoinError):  # a device or a network that cannot do it
+    except (RuntimeError, ParleError):  # a device or a network that cannot do it
         return 0.0
 
 
@@ -122,7 +122,7 @@ class _Steps:
         together = plan.stepping != "in-turn"
         mine = range(plan.replicas if together else 1)
         self._device, self._replicas = plan.devices[0], len(mine)
-        self._training = Training(replace(plan, algorithm=OneShot(), devices=plan.devices[:1]), mine=mine)
+        self._training = Training(replace(plan, algorithm=OneShot(), one_pass=None, devices=plan.devices[:1]), mine=mine)
         self.seconds(2)
 
     def seconds(self, count: int) -> float:

@@ -1,9 +1,12 @@
 """The step of a large network in one pass over memory: force, torch.optim.SGD and track, compiled from their readable forms."""
 
 import dataclasses
+import functools
 import itertools
 import warnings
-from types import SimpleNamespace
+from collections.abc import Callable
+from numbers import Real
+from types import FunctionType
 
 import torch
 from torch import Tensor
@@ -53,6 +56,22 @@ def step(now, r, gradient: Tensor, velocity: Tensor | None, rates, nesterov: boo
     now.track(r)
 
 
+@functools.cache
+def _step_for(kind: type[Algorithm]) -> Callable:
+    """`step` with code of its own for each algorithm: torch counts what it compiles of one code, and refuses the ninth form."""
+    return FunctionType(step.__code__.replace(), step.__globals__, step.__name__)
+
+
+class Places:
+    """Vectors by name, for one parameter; as with `Vectors`, assigning writes into the vector."""
+
+    def __init__(self, **tensors: Tensor):
+        self.__dict__.update(tensors)
+
+    def __setattr__(self, name: str, value: Tensor) -> None:
+        getattr(self, name).copy_(value)
+
+
 class Rates:
     """Numbers of a parameter group, as 0-d tensors: another value is no reason to compile anew."""
 
@@ -62,15 +81,16 @@ class Rates:
     def take(self, group: dict) -> None:
         """The numbers as they are now."""
         for name in ("lr", "momentum", "weight_decay"):
-            getattr(self, name).fill_(group[name])
+            value = group[name]
+            getattr(self, name).fill_(value.reshape(()) if isinstance(value, Tensor) else value)  # a rate may have the shape (1,)
 
 
 class OnePass:
     """Takes the steps of one replica; where a step does not fit, it says so, and the step is taken by the readable forms."""
 
-    def __init__(self, replica: Replica, wanted: bool):
+    def __init__(self, algorithm: Algorithm, replica: Replica, wanted: bool):
         self._replica, self._wanted, self._failed, self._now = replica, wanted, False, None
-        self._compiled = torch.compile(step, dynamic=True, fullgraph=True)
+        self._compiled = torch.compile(_step_for(type(algorithm)), dynamic=True, fullgraph=True)
         self._numbers: object = None  # the algorithm, whose numbers are 0-d tensors
         self._rates = [Rates(replica.r.params) for _ in replica.optimizer.param_groups]
         self._gradients: list[Tensor] = []
@@ -78,7 +98,7 @@ class OnePass:
         for shape in replica.layout.shapes:
             begins.append(begins[-1] + torch.Size(shape).numel())
         vectors = replica.r.tensors()
-        self._places = [SimpleNamespace(**{name: vector[..., begin:end] for name, vector in vectors.items()}) for begin, end in itertools.pairwise(begins)]
+        self._places = [Places(**{name: vector[..., begin:end] for name, vector in vectors.items()}) for begin, end in itertools.pairwise(begins)]
 
     def take(self, now: Algorithm) -> bool:
         """Step every parameter, and take the gradients from the optimizer, which then passes over them; False where nothing was done."""
@@ -89,17 +109,23 @@ class OnePass:
         groups = {id(p): (group, rates) for group, rates in zip(optimizer.param_groups, self._rates, strict=True) for p in group["params"]}
         for rates, group in zip(self._rates, optimizer.param_groups, strict=True):
             rates.take(group)
-        try:
-            for p, r in zip(replica.parameters, self._places, strict=True):
-                group, rates = groups[id(p)]
-                self._compiled(self._numbers, r, _flat(p.grad, p), self._velocity(p, group), rates, group["nesterov"])
-        except torch._dynamo.exc.TorchDynamoException as error:
-            return self._give_up(error)
+        for p, r in zip(replica.parameters, self._places, strict=True):
+            group, rates = groups[id(p)]
+            self._step(self._numbers, r, _flat(p.grad, p), self._velocity(p, group), rates, group["nesterov"])
         torch.autograd.graph.increment_version(replica.parameters)  # so that a backward through values of before is refused, as ever
         self._gradients = [p.grad for p in replica.parameters]
         for p in replica.parameters:
             p.grad = None
         return True
+
+    def _step(self, *arguments) -> None:
+        """The compiled step of a parameter; where it cannot be compiled, the same as it stands, since others may have taken theirs."""
+        if not self._failed:
+            try:
+                return self._compiled(*arguments)
+            except (torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.FailOnRecompileLimitHit) as error:
+                self._give_up(error)
+        return step(*arguments)
 
     def give_back(self) -> bool:
         """Give the parameters their gradients again, after the optimizer's step; whether that was one of ours."""
@@ -114,21 +140,22 @@ class OnePass:
         if self._failed or len(optimizer.param_groups) != len(self._rates) or reason_against(now, self._replica):
             return False
         scaled = getattr(optimizer, "grad_scale", None) is not None or getattr(optimizer, "found_inf", None) is not None
-        others = len(optimizer._optimizer_step_pre_hooks) > 1  # which may want to see the gradients
+        others = len(optimizer._optimizer_step_pre_hooks) > 1 or len(optimizer._optimizer_step_post_hooks) > 1  # which may want to see the gradients
         return not scaled and not others and all(p.grad is not None and p.grad.layout == torch.strided for p in self._replica.parameters)
 
     def _set_numbers(self, now: Algorithm) -> None:
         """The algorithm with its numbers as 0-d tensors, always the same ones."""
+        if now is self._now:
+            return
         if self._numbers is None:
             self._numbers = object.__new__(type(now))
-            for f in dataclasses.fields(now):
-                moves = not f.metadata.get("whole") and isinstance(getattr(now, f.name), (int, float))
-                object.__setattr__(self._numbers, f.name, self._replica.r.params.new_zeros(()) if moves else getattr(now, f.name))
-        if now is not self._now:
-            for f in dataclasses.fields(now):
-                if isinstance(number := getattr(self._numbers, f.name), Tensor):
-                    number.fill_(getattr(now, f.name))
-            self._now = now
+        for f in dataclasses.fields(now):
+            number, moves = getattr(now, f.name), not f.metadata.get("whole")
+            if moves and isinstance(number, Real):  # of any library
+                held = vars(self._numbers).get(f.name)
+                number = (self._replica.r.params.new_zeros(()) if held is None else held).fill_(float(number))
+            object.__setattr__(self._numbers, f.name, number)
+        self._now = now
 
     def _velocity(self, p: Tensor, group: dict) -> Tensor | None:
         """The optimizer's own momentum, flat; zeros to begin with, which is what it begins with."""
@@ -142,13 +169,12 @@ class OnePass:
             state["momentum_buffer"] = buffer.as_strided(p.shape, p.stride())
         return buffer
 
-    def _give_up(self, error: Exception) -> bool:
+    def _give_up(self, error: Exception) -> None:
         message = f"The step cannot be compiled: {' '.join(str(error).splitlines()[:2])}"  # the first says no more than who has failed
         if self._wanted:
-            raise SetupError(f"{message} torch.compile needs a C++ compiler on a processor (apt install g++). Or leave one_pass away.") from None
+            raise SetupError(f"{message} On a processor, torch.compile needs a C++ compiler (apt install g++). Or leave one_pass away.") from None
         warnings.warn(f"{message} Steps are taken without, which is slower.", stacklevel=2)
         self._failed = True
-        return False
 
 
 def _flat(tensor: Tensor, like: Tensor) -> Tensor:

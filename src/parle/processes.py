@@ -1,7 +1,7 @@
 """Several processes of our own on this machine, which find each other as under torchrun, on loopback alone."""
 
 import json
-import multiprocessing
+import multiprocessing.util
 import os
 import signal
 import sys
@@ -142,6 +142,7 @@ def _child(rank: int, count: int, port: int, around: tuple, work: Callable[..., 
     mouth.send_bytes(json.dumps(told).encode())
     sys.stdout.flush()
     sys.stderr.flush()
+    multiprocessing.util._run_finalizers(0)  # semaphores of libraries, such as torch's compiler makes: else python warns of them at the end
     os._exit(code)  # after a lost process, torch's threads may abort an ordinary exit
 
 

@@ -91,7 +91,7 @@ class Replicas:
         for index, (model, optimizer, (block, row)) in enumerate(zip(models, optimizers, places, strict=True), communicator.first):
             replica = Replica(index, model, optimizer, self.layout, self._blocks[block].row(row))
             replica.hook(self._before, self._after)
-            replica.one_pass = OnePass(replica, bool(one_pass)) if chosen(one_pass, algorithm, replica) else None
+            replica.one_pass = OnePass(algorithm, replica, bool(one_pass)) if chosen(one_pass, algorithm, replica) else None
             self._replicas.append(replica)
         self.pace = Pace(algorithm, self._replicas, communicator)
         self.refusals = Refusals(self._replicas)

@@ -14,7 +14,7 @@ import parle
 from parle.algorithm import Algorithm
 from parle.communicators import Communicator
 from parle.data import Batches, Data, Split, in_turn, share_of
-from parle.errors import DivergedError
+from parle.errors import ConfigError, DivergedError
 from parle.metrics import Score, distances, score
 from parle.models import Build, check_fits
 from parle.random_streams import RandomStream, derive
@@ -80,6 +80,11 @@ class Training:
         self._test = plan.data.test.to(places[0])
         numbered = list(zip(self.mine, places, strict=True))
         self.batches = [Batches(self._share(number, device), plan.batch_size, plan.seed, number, plan.augment) for number, device in numbered]
+        if plan.stepping == "batched" and len(sizes := {its.size for its in self.batches}) > 1:
+            raise ConfigError(
+                f"stepping=batched needs batches of one size, but some replicas have fewer samples than a batch of {plan.batch_size}. "
+                f"Use -b {min(sizes)}, or stepping=in-turn."
+            )
         models = [self._model(number, device) for number, device in numbered]
         Layout.of(models[0])  # refuses what cannot be joined, before an optimizer is made of it
         check_fits(plan.model, models[0], *self.batches[0].split.take(slice(0, plan.batch_size)), plan.data.classes)

@@ -84,10 +84,12 @@ class Collective(Communicator):
         """Rows for the proposals of all replicas, where all processes are on one machine that has the memory."""
         rows = SharedRows(self._length, dtype)
         wanted = self.shared_memory and not self.encoded and self.device.type == "cpu" and self.ranks > 1
-        offers = self.texts(rows.offer(self.local) if wanted else "")
-        failed = torch.tensor([0.0 if rows.attach(offers, self._counts) else 1.0], device=self.device)
-        self._begin_sum(failed)()
-        rows.withdraw()
+        try:
+            offers = self.texts(rows.offer(self.local) if wanted else "")
+            failed = torch.tensor([0.0 if rows.attach(offers, self._counts) else 1.0], device=self.device)
+            self._begin_sum(failed)()
+        finally:  # nobody else takes the name away when a process was lost by then
+            rows.withdraw()
         return None if failed.item() else rows
 
     def mean(self, vectors: Iterable[Tensor]) -> Tensor:
