@@ -115,6 +115,8 @@ def lose(rank: int, how: str, width: int, timeout: float, shared_memory: bool = 
         begin = dist.all_reduce
 
         def all_reduce(*arguments, **options):
+            if arguments[0].numel() < 100:  # the news of a round in shared memory, which would be there before any timer
+                os.kill(os.getpid(), signal.SIGKILL)
             threading.Timer(0.005, os.kill, (os.getpid(), signal.SIGKILL)).start()
             return begin(*arguments, **options)
 
