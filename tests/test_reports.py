@@ -186,6 +186,7 @@ def test_compare_draws_a_picture_for_a_paper(against, parle_command):
     MadeRun(Path("runs/b")).record(1, 4.0).record(2, 0.0)
     done = parle_command("compare", "runs/_a$", "runs/b", "--plot", "p.svg", "--against", against)
     assert done.code == 0, done.err
+    assert "Picture: p.svg" in done.out
     drawn = Path("p.svg").read_text()
     assert "_a$ (parle x 3)" in drawn and "b (parle x 3)" in drawn and "test error, %" in drawn
     assert parle_command("compare", "runs/_a$", "runs/b", "--plot", "p.pdf", "--against", against).code == 0

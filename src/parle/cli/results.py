@@ -73,7 +73,7 @@ def compare(
     found = comparison.runs_of(stories)
     if plot:
         pictures.curves(plot, "", comparison.errors(found, against.axis), against.axis, "test error, %")
-    compared = comparison.compare(found)
+    compared = comparison.compare(found) | ({"plot": str(plot)} if plot else {})
     print(json.dumps(compared)) if as_json else tables.show_comparison(compared)
 
 

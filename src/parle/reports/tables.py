@@ -118,6 +118,8 @@ def show_comparison(compared: dict) -> None:
     heads = [f"{name} <= {size(axis['budget']) if name.startswith('bytes') else format(axis['budget'], ',.4g')}" for name, axis in axes.items()]
     console.print()
     show("Error % at equal (the last evaluation within the budget)", ["run", *heads], rows)
+    if "plot" in compared:
+        console.print(f"Picture: {compared['plot']}")
 
 
 def show_alignment(found: dict) -> None:
