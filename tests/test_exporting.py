@@ -238,7 +238,7 @@ def test_a_run_that_is_not_finished_is_refused(parle_command):
 def test_a_form_that_does_not_fit_the_path_is_refused(parle_command):
     assert "`torch` is not a format" in parle_command("export", "runs/a", "--to", "a", "--format", "torch").err
     assert "Give a path that ends in .onnx" in parle_command("export", "runs/a", "--to", "a.pt2", "--format", "onnx").err
-    assert "files that end in .pth are pickled" in parle_command("export", "runs/a", "--to", "a.pth").err
+    assert "files that end in .pth execute what is in them" in parle_command("export", "runs/a", "--to", "a.pth").err
     assert "Give the name of a folder" in parle_command("export", "runs/a", "--to", "a.pt2", "--format", "hf").err
 
 

@@ -25,7 +25,7 @@ from parle.reports import card
 from parle.runs import RunFolder
 
 ENDINGS = {"safetensors": ".safetensors", "pt2": ".pt2", "onnx": ".onnx", "hf": ""}
-PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl")  # endings of files that execute what is in them
+EXECUTED = (".pt", ".pth", ".bin", ".ckpt", ".pkl")  # endings of files that execute what is in them
 FILES = ("model.safetensors", "config.json", "README.md", "training.yaml", "preprocessing.safetensors")  # of the form hf
 SAMPLES = 8  # of the test data, on which what was written is compared with the run
 TOLERANCE = 1e-4  # of the largest score
@@ -62,8 +62,8 @@ def form_of(to: Path, form: str | None = None) -> str:
     ('onnx', 'hf')
     """
     said = next((name for name, ending in ENDINGS.items() if ending and to.suffix == ending), "hf")
-    if to.suffix in PICKLED:
-        raise ConfigError(f"--to {to}: files that end in {to.suffix} are pickled, and execute what is in them. End it in .safetensors, .pt2 or .onnx.")
+    if to.suffix in EXECUTED:
+        raise ConfigError(f"--to {to}: files that end in {to.suffix} execute what is in them when they are loaded. End it in .safetensors, .pt2 or .onnx.")
     form = form or said
     if form not in ENDINGS:
         raise ConfigError(f"`{form}` is not a format. Use one of {', '.join(ENDINGS)}.")
