@@ -116,6 +116,21 @@ def test_only_what_was_offered_is_mapped(tmp_path, monkeypatch):
     assert not (tmp_path / name).exists()
 
 
+def test_what_a_slow_reader_still_reads_is_not_written_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(shared_memory, "FOLDER", tmp_path)
+    fast, slow = SharedRows(100, torch.float32), SharedRows(100, torch.float32)
+    offers = [fast.offer(1), slow.offer(1)]
+    assert fast.attach(offers, [1, 1]) and slow.attach(offers, [1, 1])
+    for rows, rank in ((fast, 0), (slow, 1)):
+        rows.turn()
+        rows.own(rank, slice(None))[0].fill_(1 + rank)
+    fast.turn()  # has read the first round and proposes for the second one
+    fast.own(0, slice(None))[0].fill_(7)
+    assert [row[0].item() for row in slow.all(slice(None))] == [1, 2]
+    slow.turn()
+    assert slow.all(slice(None))[0][0].item() == 7
+
+
 def test_no_memory_is_promised_that_is_not_there(tmp_path, monkeypatch):
     def full(*_) -> None:
         raise OSError(28, "No space left on device")

@@ -131,8 +131,8 @@ def _first_of(plan: Plan, count: int) -> Plan:
 @contextlib.contextmanager
 def _threads_of(settings: config.RunConfig) -> Iterator[None]:
     """Inside `with`, as many threads as a process of the training has."""
-    before, share = torch.get_num_threads(), max(1, launch.cores() // settings.replicas)
-    launch.set_threads(World(), settings.threads or (share if settings.processes else None))
+    before = torch.get_num_threads()
+    launch.set_threads(World(), settings.threads or (launch.threads_of(settings.replicas) if settings.processes else None))
     try:
         yield
     finally:

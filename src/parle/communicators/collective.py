@@ -174,7 +174,7 @@ class Collective(Communicator):
 
         def finish() -> Tensor:
             present = self._present()
-            mean = torch.add(*all_rows[:2]) if len(all_rows) > 1 else all_rows[0].clone()
+            mean = torch.add(*all_rows[:2])  # there are two processes at least; `add_up` would copy the first one
             for row in all_rows[2:]:
                 mean.add_(row)
             return self.center.merge(mean.div_(present).to(self.center.shared.reference), present, part, self.size)
