@@ -8,6 +8,7 @@ PY ?= python3
 VENV := .venv
 PEERS := .venv-bench
 BIN := $(VENV)/bin
+comma := ,
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo test lint docs bench clean
@@ -44,7 +45,7 @@ $(PEERS)/.peers: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	$(call install,data,--no-compile)
+	$(call install,data$(comma)plots,--no-compile)
 
 $(VENV)/.tests: pyproject.toml constraints.txt
 	$(call install,test)
